@@ -1,0 +1,1 @@
+//! Floor 8: peer specs in, table generations out.

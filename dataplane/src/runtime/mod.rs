@@ -1,0 +1,1 @@
+//! Floor 7: threads, event loops, choice of drivers, start and stop.

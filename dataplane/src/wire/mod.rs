@@ -1,0 +1,1 @@
+//! Floor 1: typed views of bytes. Parse once into a type; no I/O, no clock, no `unsafe`.

@@ -1,1 +1,9 @@
-//! Floor 8: peer specs in, table generations out.
+//! Floor 8: peer specs in, table generations out; statuses of what runs.
+
+pub mod plan;
+pub mod spec;
+pub mod status;
+
+pub use plan::{Applied, Plan};
+pub use spec::{PeerSpec, RejectReason};
+pub use status::{PeerState, PeerStatus};

@@ -1,0 +1,71 @@
+//! What an operator or a discovery service wants of a peer.
+
+use core::net::SocketAddr;
+use core::num::NonZeroU16;
+
+use ipnet::IpNet;
+
+use crate::crypto::{PresharedKey, PublicKey};
+
+/// One wanted peer. The fields are those of Talos's `KubeSpanPeerSpec`, and the two that a
+/// `wg-quick` file adds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerSpec {
+    /// The peer's identity.
+    pub public_key: PublicKey,
+    /// The preshared key, if the two ends have one.
+    pub preshared_key: Option<PresharedKey>,
+    /// Where it may be reached, best first. Empty: it has to speak first.
+    pub endpoints: Vec<SocketAddr>,
+    /// The inner prefixes behind it. A prefix belongs to one peer; of overlapping ones the
+    /// longest wins.
+    pub allowed_ips: Vec<IpNet>,
+    /// Seconds of silence after which an empty packet is sent, to keep NATs open.
+    pub persistent_keepalive: Option<NonZeroU16>,
+    /// A name for people: the node's name.
+    pub label: String,
+}
+
+impl PeerSpec {
+    /// A peer of which nothing but the key is known.
+    #[must_use]
+    pub fn new(public_key: PublicKey) -> Self {
+        Self {
+            public_key,
+            preshared_key: None,
+            endpoints: Vec::new(),
+            allowed_ips: Vec::new(),
+            persistent_keepalive: None,
+            label: String::new(),
+        }
+    }
+}
+
+/// Why one spec was refused while the others were applied.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RejectReason {
+    /// The spec names this node itself.
+    #[error(
+        "{0} is this node's own public key: remove the peer, or check which node's key was copied"
+    )]
+    OwnKey(PublicKey),
+    /// The key is a point of low order: no handshake with it can be secret.
+    #[error("{0} is not a usable public key (a point of low order): copy the peer's key again")]
+    UnusableKey(PublicKey),
+    /// Two specs have the same key.
+    #[error("peer {0} is listed twice: merge the two entries")]
+    Duplicate(PublicKey),
+    /// Another peer has exactly this prefix.
+    #[error(
+        "allowed IP {prefix} of peer {peer} already belongs to peer {owner}: a prefix can have one peer only"
+    )]
+    PrefixTaken {
+        /// The prefix that both want.
+        prefix: IpNet,
+        /// The peer that was refused.
+        peer: PublicKey,
+        /// The peer that keeps it.
+        owner: PublicKey,
+    },
+}

@@ -71,10 +71,46 @@ impl<'a> SealJob<'a> {
         }
     }
 
-    /// Key, counter, source and destination, for back ends.
+    /// Key, counter, source and destination, for back ends. The destination is longer than
+    /// the source by at least [`TAG_LEN`] bytes.
     pub fn parts(&mut self) -> (&AeadKey, u64, &[u8], &mut [u8]) {
         (self.key, self.counter, self.src, self.dst)
     }
+
+    /// Key, counter and the destination less its tag, filled with plaintext and padding: for
+    /// back ends that seal in place.
+    pub(crate) fn fill_plaintext(&mut self) -> (&AeadKey, u64, &mut [u8]) {
+        let (plaintext, _) = split_tag(self.dst);
+        let (text, padding) = plaintext.split_at_mut(self.src.len());
+        text.copy_from_slice(self.src);
+        padding.fill(0);
+        (self.key, self.counter, plaintext)
+    }
+
+    /// Writes the tag, for back ends.
+    pub(crate) fn set_tag(&mut self, tag: &[u8; TAG_LEN]) {
+        let (_, place) = split_tag(self.dst);
+        place.copy_from_slice(tag);
+    }
+
+    /// Zeroes the destination: no packet may carry plaintext because sealing failed.
+    pub(crate) fn wipe(&mut self) {
+        self.dst.fill(0);
+    }
+}
+
+/// A buffer of at least [`TAG_LEN`] bytes as text and tag.
+fn split_tag(buffer: &mut [u8]) -> (&mut [u8], &mut [u8]) {
+    buffer.split_at_mut(buffer.len().saturating_sub(TAG_LEN))
+}
+
+/// The nonce of transport data: four zero bytes and the counter (WireGuard paper §5.4.6).
+pub(crate) fn nonce(counter: u64) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    if let Some(place) = nonce.last_chunk_mut() {
+        *place = counter.to_le_bytes();
+    }
+    nonce
 }
 
 /// One packet to open in place: ciphertext and tag in, plaintext out at the buffer's beginning.
@@ -110,6 +146,15 @@ impl<'a> OpenJob<'a> {
     /// Key, counter and buffer, for back ends.
     pub fn parts(&mut self) -> (&AeadKey, u64, &mut [u8]) {
         (self.key, self.counter, self.buffer)
+    }
+
+    /// Key, counter, ciphertext and tag, for back ends.
+    pub(crate) fn split(&mut self) -> (&AeadKey, u64, &mut [u8], &[u8; TAG_LEN]) {
+        const NONE: &[u8; TAG_LEN] = &[0; TAG_LEN];
+        let (ciphertext, tag) = split_tag(self.buffer);
+        // `new` refused buffers shorter than a tag.
+        let tag = tag.first_chunk().unwrap_or(NONE);
+        (self.key, self.counter, ciphertext, tag)
     }
 
     /// Sets the verdict, for back ends.

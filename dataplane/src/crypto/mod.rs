@@ -1,7 +1,13 @@
 //! Floor 2: cryptography. Knows nothing of packets' meaning, of I/O or of time.
 
 pub mod aead;
+pub mod backend;
+#[cfg(test)]
+mod conformance;
 pub mod keys;
+pub mod library;
+pub mod portable;
 
 pub use aead::{BatchAead, OpenJob, SealJob, Verdict};
+pub use backend::{BackendError, backend};
 pub use keys::{AeadKey, KeyError, PresharedKey, PrivateKey, PublicKey};

@@ -49,12 +49,18 @@ impl Sum {
     #[must_use]
     pub fn pseudo(from: IpAddr, to: IpAddr, protocol: u8, len: usize) -> Option<Self> {
         match (from, to) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                Some(Self::pseudo_v4(from, to, protocol, u16::try_from(len).ok()?))
-            }
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                Some(Self::pseudo_v6(from, to, protocol, u32::try_from(len).ok()?))
-            }
+            (IpAddr::V4(from), IpAddr::V4(to)) => Some(Self::pseudo_v4(
+                from,
+                to,
+                protocol,
+                u16::try_from(len).ok()?,
+            )),
+            (IpAddr::V6(from), IpAddr::V6(to)) => Some(Self::pseudo_v6(
+                from,
+                to,
+                protocol,
+                u32::try_from(len).ok()?,
+            )),
             _ => None,
         }
     }

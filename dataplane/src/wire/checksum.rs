@@ -9,7 +9,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[must_use]
 pub struct Sum {
     /// The words as they stand in memory, so in native byte order (RFC 1071 §2, B). Every
-    /// `add` folds it to 33 bits or less, so that it cannot overflow.
+    /// `with` folds it to 33 bits or less, so that it cannot overflow.
     words: u64,
     /// Whether an odd number of bytes has gone in.
     odd: bool,
@@ -28,20 +28,20 @@ impl Sum {
     /// transport header and payload in bytes.
     pub fn pseudo_v4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, len: u16) -> Self {
         Self::new()
-            .add(&from.octets())
-            .add(&to.octets())
-            .add(&[0, protocol])
-            .add(&len.to_be_bytes())
+            .with(&from.octets())
+            .with(&to.octets())
+            .with(&[0, protocol])
+            .with(&len.to_be_bytes())
     }
 
     /// The pseudo header of an upper layer over IPv6 (RFC 8200 §8.1): `len` is the length of
     /// upper-layer header and payload in bytes.
     pub fn pseudo_v6(from: Ipv6Addr, to: Ipv6Addr, protocol: u8, len: u32) -> Self {
         Self::new()
-            .add(&from.octets())
-            .add(&to.octets())
-            .add(&len.to_be_bytes())
-            .add(&[0, 0, 0, protocol])
+            .with(&from.octets())
+            .with(&to.octets())
+            .with(&len.to_be_bytes())
+            .with(&[0, 0, 0, protocol])
     }
 
     /// The pseudo header for addresses of either family; `None` where the families differ or
@@ -66,7 +66,7 @@ impl Sum {
     }
 
     /// Goes on with `bytes`.
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn with(self, bytes: &[u8]) -> Self {
         let words = word_sum(bytes);
         // A slice that begins in the middle of a word contributes its bytes swapped.
         let words = if self.odd {
@@ -107,7 +107,7 @@ impl Sum {
 /// The checksum over `bytes`. Over data that contains a correct checksum it is zero.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u16 {
-    Sum::new().add(bytes).finish()
+    Sum::new().with(bytes).finish()
 }
 
 /// `check` after one 16-bit word that it covers went from `old` to `new` (RFC 1624 §3, eqn. 3).
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn rfc_1071_example() {
         let data = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
-        assert_eq!(Sum::new().add(&data).partial(), 0xddf2);
+        assert_eq!(Sum::new().with(&data).partial(), 0xddf2);
         assert_eq!(checksum(&data), !0xddf2);
     }
 
@@ -219,10 +219,10 @@ mod tests {
             let mut sum = Sum::new();
             let mut start = 0;
             for cut in cuts {
-                sum = sum.add(&bytes[start..cut]);
+                sum = sum.with(&bytes[start..cut]);
                 start = cut;
             }
-            prop_assert_eq!(sum.add(&bytes[start..]).finish(), reference(&bytes));
+            prop_assert_eq!(sum.with(&bytes[start..]).finish(), reference(&bytes));
         }
 
         #[test]
@@ -249,9 +249,9 @@ mod tests {
             let pseudo =
                 Sum::pseudo_v6(from.into(), to.into(), 17, u32::try_from(datagram.len()).unwrap());
             datagram[6..8].fill(0);
-            let check = pseudo.add(&datagram).finish_udp();
+            let check = pseudo.with(&datagram).finish_udp();
             datagram[6..8].copy_from_slice(&check.to_be_bytes());
-            prop_assert_eq!(pseudo.add(&datagram).finish(), 0);
+            prop_assert_eq!(pseudo.with(&datagram).finish(), 0);
         }
     }
 }

@@ -1,2 +1,47 @@
-//! To be filled.
-fn main() {}
+//! The chores of the project, each one command: `cargo xtask --help`.
+//!
+//! One file a subcommand. Each has a `clap::Args` struct named `Args` and a
+//! `run(Args) -> Result<()>`; adding one takes a `mod` line, a variant of [`Command`] and an arm
+//! in [`main`].
+
+#![allow(
+    clippy::print_stdout,
+    reason = "a command-line program answers on standard output"
+)]
+
+mod build_ebpf;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Whatever went wrong, in words for the person who typed the command.
+type Error = Box<dyn std::error::Error + Send + Sync>;
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the XDP program and refresh the committed object, or check that it is current
+    BuildEbpf(build_ebpf::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::BuildEbpf(args) => build_ebpf::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -160,7 +160,7 @@ impl Namespace {
         let mut command = child::dying_with_parent(&program)
             .doing(|| format!("prepare {}", program.display()))?;
         configure(&mut command);
-        self.start(command, program.display().to_string())
+        self.start(command, &program.display().to_string())
     }
 
     /// Starts this binary inside again, in `role`; otherwise as [`spawn`](Self::spawn).
@@ -177,10 +177,10 @@ impl Namespace {
             .command(arguments)
             .doing(|| format!("prepare {}", role.name))?;
         configure(&mut command);
-        self.start(command, role.name.to_owned())
+        self.start(command, role.name)
     }
 
-    fn start(&self, mut command: Command, name: String) -> Result<Process, NetError> {
+    fn start(&self, mut command: Command, name: &str) -> Result<Process, NetError> {
         let (done, started) = channel();
         let job: Job = Box::new(move || {
             // A caller that is gone wants no child either.
@@ -196,7 +196,7 @@ impl Namespace {
             .map_err(|_| io::Error::other("its thread has ended"))
             .and_then(|()| started.recv().map_err(io::Error::other))
             .and_then(|child| child)
-            .map(|child| Process::new(child, name.clone()))
+            .map(|child| Process::new(child, name.to_owned()))
             .doing(|| format!("start {name} in namespace {}", self.label))
     }
 

@@ -11,6 +11,7 @@
 pub mod child;
 pub mod harness;
 pub mod netns;
+pub mod peers;
 pub mod privilege;
 pub mod traffic;
 pub mod vm;

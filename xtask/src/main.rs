@@ -10,6 +10,8 @@
 )]
 
 mod build_ebpf;
+mod ci;
+mod fuzz;
 mod workspace;
 
 use std::process::ExitCode;
@@ -31,11 +33,17 @@ struct Cli {
 enum Command {
     /// Build the XDP program and refresh the committed object, or check that it is current
     BuildEbpf(build_ebpf::Args),
+    /// Everything that has to hold before a change goes in
+    Ci(ci::Args),
+    /// Run the fuzz targets
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::BuildEbpf(args) => build_ebpf::run(&args),
+        Command::Ci(args) => ci::run_steps(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -181,7 +181,7 @@ mod tests {
     fn a_configuration_has_a_line_for_each_setting() {
         let (own, peer) = (KeyPair::generate(), KeyPair::generate());
         let text = set(&DeviceConfig {
-            private_key: own.private.clone(),
+            private_key: own.private,
             listen_port: 51820,
             peers: vec![PeerConfig {
                 public_key: peer.public,

@@ -1,0 +1,3 @@
+//! Interoperability with other implementations.
+
+fn main() {}

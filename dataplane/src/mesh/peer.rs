@@ -7,8 +7,8 @@ use arc_swap::ArcSwapOption;
 
 use super::endpoint::Endpoint;
 use crate::crypto::PublicKey;
-use crate::noise::{Marks, Sessions};
-use crate::time::AtomicInstant;
+use crate::noise::{Marks, Session, Sessions};
+use crate::time::{AtomicInstant, Instant};
 
 /// Totals of one peer since it was added.
 #[derive(Debug, Default)]
@@ -73,6 +73,26 @@ impl Peer {
             self.endpoint.store(Some(Arc::new(endpoint)));
         }
         news
+    }
+
+    /// Forgets which local address and interface the peer was last heard on, in case that is the
+    /// cause of trouble: the kernel chooses anew.
+    pub fn forget_source(&self) {
+        // Not load and store: a worker may note a new endpoint at the same moment.
+        self.endpoint.rcu(|endpoint| {
+            let endpoint = endpoint.as_deref()?;
+            Some(Arc::new(Endpoint::from(endpoint.remote)))
+        });
+    }
+
+    /// To be called when a packet of `session` is **authenticated**: the first one confirms the
+    /// handshake that this end has answered. True for that one: what waits for a session may go.
+    pub fn confirm(&self, session: &Arc<Session>, now: Instant) -> bool {
+        let confirmed = self.sessions.promote(session);
+        if confirmed {
+            self.last_handshake.store(now);
+        }
+        confirmed
     }
 
     /// Adds to the receive totals; once a batch.

@@ -53,13 +53,17 @@ macced!(Initiation, Response);
 
 fn mac1(key: &Secret, message: &impl Macced) -> [u8; 16] {
     let bytes = message.as_bytes();
-    let covered = bytes.split_last_chunk::<32>().map_or(bytes, |(front, _)| front);
+    let covered = bytes
+        .split_last_chunk::<32>()
+        .map_or(bytes, |(front, _)| front);
     mac(MacKey::Long(key), &[covered])
 }
 
 fn mac2(cookie: &Cookie, message: &impl Macced) -> [u8; 16] {
     let bytes = message.as_bytes();
-    let covered = bytes.split_last_chunk::<16>().map_or(bytes, |(front, _)| front);
+    let covered = bytes
+        .split_last_chunk::<16>()
+        .map_or(bytes, |(front, _)| front);
     mac(MacKey::Short(cookie), &[covered])
 }
 
@@ -231,7 +235,10 @@ impl Holder {
         self.answerable = Some(mac1);
         // Some grace, or the cookie would expire under way.
         let max_age = COOKIE_SECRET_MAX_AGE - COOKIE_SECRET_LATENCY;
-        self.cookie = self.cookie.take().filter(|(_, got)| now.since(*got) < max_age);
+        self.cookie = self
+            .cookie
+            .take()
+            .filter(|(_, got)| now.since(*got) < max_age);
         message.macs_mut().mac2 = match &self.cookie {
             Some((cookie, _)) => mac2(cookie, message),
             None => [0; 16],
@@ -289,16 +296,27 @@ mod tests {
             message
         }
 
-        fn check(&mut self, now: Instant, message: &Initiation, from: &str, load: bool) -> Admission {
+        fn check(
+            &mut self,
+            now: Instant,
+            message: &Initiation,
+            from: &str,
+            load: bool,
+        ) -> Admission {
             let from = from.parse().unwrap();
-            self.checker.check(now, &mut self.random, message, from, load).unwrap()
+            self.checker
+                .check(now, &mut self.random, message, from, load)
+                .unwrap()
         }
 
         /// One round of message, cookie reply, and the peer's taking it.
         fn get_cookie(&mut self, now: Instant, from: &str) {
             let message = self.message(now);
             let from = from.parse().unwrap();
-            let reply = self.checker.reply(now, &mut self.random, &message, from).unwrap();
+            let reply = self
+                .checker
+                .reply(now, &mut self.random, &message, from)
+                .unwrap();
             assert_eq!(reply.receiver_index.get(), 5);
             assert!(self.holder.accept(now, &reply));
         }
@@ -354,8 +372,14 @@ mod tests {
         let mut f = fixture();
         f.get_cookie(T, A);
         let message = f.message(T + Duration::from_millis(114_999));
-        assert_eq!(f.check(T + Duration::from_secs(119), &message, A, true), Admission::Admitted);
-        assert_eq!(f.check(T + Duration::from_secs(120), &message, A, true), Admission::NeedsCookie);
+        assert_eq!(
+            f.check(T + Duration::from_secs(119), &message, A, true),
+            Admission::Admitted
+        );
+        assert_eq!(
+            f.check(T + Duration::from_secs(120), &message, A, true),
+            Admission::NeedsCookie
+        );
         let message = f.message(T + Duration::from_secs(115));
         assert_eq!(message.macs.mac2, [0; 16]);
     }
@@ -375,7 +399,10 @@ mod tests {
     fn a_cookie_reply_answers_one_message_once() {
         let mut f = fixture();
         let from = A.parse().unwrap();
-        assert!(!f.holder.accept(T, &CookieReply::new(5)), "nothing was sent yet");
+        assert!(
+            !f.holder.accept(T, &CookieReply::new(5)),
+            "nothing was sent yet"
+        );
         let first = f.message(T);
         let to_first = f.checker.reply(T, &mut f.random, &first, from).unwrap();
         let mut second = first;

@@ -31,9 +31,7 @@ pub enum HandshakeError {
     #[error("the peer's key cannot be used: {0}")]
     Agreement(#[from] AgreementError),
     /// A field does not open: another key, another preshared key, or a forgery.
-    #[error(
-        "the {field} does not open: the peers' keys or preshared keys differ, or it is forged"
-    )]
+    #[error("the {field} does not open: the peers' keys or preshared keys differ, or it is forged")]
     Forged {
         /// The field that does not open.
         field: &'static str,
@@ -375,8 +373,7 @@ mod tests {
         let mut publics = publics.into_iter();
         let mut psk = psk.into_iter();
         keys.map(|local| {
-            let remote =
-                Remote::new(&local, publics.next().unwrap(), psk.next().unwrap()).unwrap();
+            let remote = Remote::new(&local, publics.next().unwrap(), psk.next().unwrap()).unwrap();
             Side { local, remote }
         })
     }
@@ -386,10 +383,15 @@ mod tests {
         Pending::initiate(&side.local, &side.remote, &[3; 32].into(), stamp, 7).unwrap()
     }
 
-    fn respond(side: &Side, message: &Initiation) -> Result<(Response, SessionKeys), HandshakeError> {
+    fn respond(
+        side: &Side,
+        message: &Initiation,
+    ) -> Result<(Response, SessionKeys), HandshakeError> {
         let claim = Claim::read(&side.local, message)?;
         assert_eq!(claim.initiator(), side.remote.public());
-        claim.verify(&side.remote)?.respond(&side.remote, &[4; 32].into(), 9)
+        claim
+            .verify(&side.remote)?
+            .respond(&side.remote, &[4; 32].into(), 9)
     }
 
     fn assert_paired(ours: &SessionKeys, theirs: &SessionKeys) {
@@ -444,9 +446,11 @@ mod tests {
         let (response, _) = respond(&b, &initiation).unwrap();
         for point in low_order_points() {
             assert!(Remote::new(&a.local, point, PresharedKey::default()).is_err());
-            let forged = Initiation { ephemeral: *point.as_bytes(), ..initiation };
+            let mut forged = initiation;
+            forged.ephemeral = *point.as_bytes();
             assert_eq!(respond(&b, &forged).unwrap_err(), refused);
-            let forged = Response { ephemeral: *point.as_bytes(), ..response };
+            let mut forged = response;
+            forged.ephemeral = *point.as_bytes();
             let finished = pending.finish(&a.local, &a.remote, &forged);
             assert_eq!(finished.unwrap_err(), refused);
         }

@@ -25,7 +25,8 @@ pub struct Marks {
     pub last_traversal: AtomicInstant,
     /// The last authenticated packet of any kind received.
     pub last_received: AtomicInstant,
-    /// A handshake was asked for and not begun yet; keeps workers from asking for it per packet.
+    /// A handshake was asked for. Stays set until it is retried, done or given up, and so keeps
+    /// workers from asking for it per packet.
     handshake_wanted: AtomicBool,
 }
 
@@ -62,7 +63,12 @@ impl Marks {
         !self.handshake_wanted.load(Relaxed) && !self.handshake_wanted.swap(true, Relaxed)
     }
 
-    /// The control side has taken the wish up.
+    /// Whether a handshake is asked for.
+    pub fn handshake_is_wanted(&self) -> bool {
+        self.handshake_wanted.load(Relaxed)
+    }
+
+    /// The wish is fulfilled, or given up, or could not be handed on: workers may ask again.
     pub fn handshake_begun(&self) {
         self.handshake_wanted.store(false, Relaxed);
     }

@@ -167,10 +167,11 @@ mod tests {
     #[test]
     fn an_ipv6_site_is_one_source() {
         let mut limiter = limiter();
-        let host = |net: u16, host: u16| {
-            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, net, 0, 0, 0, host))
-        };
-        let granted = (0..100).filter(|&n| limiter.allow(at(0), host(1, n))).count();
+        let host =
+            |net: u16, host: u16| IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, net, 0, 0, 0, host));
+        let granted = (0..100)
+            .filter(|&n| limiter.allow(at(0), host(1, n)))
+            .count();
         assert_eq!(granted, 5);
         assert!(limiter.allow(at(0), host(2, 1)));
         assert_eq!(limiter.sources(), 2);
@@ -180,7 +181,10 @@ mod tests {
     fn a_mapped_address_is_its_ipv4_address() {
         let mut limiter = limiter();
         while limiter.allow(at(0), A) {}
-        assert!(!limiter.allow(at(0), IpAddr::V6(Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped())));
+        assert!(!limiter.allow(
+            at(0),
+            IpAddr::V6(Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped())
+        ));
     }
 
     #[test]
@@ -192,7 +196,10 @@ mod tests {
             limiter.allow(at(0), spoofed(n));
         }
         assert_eq!(limiter.sources(), MAX_SOURCES);
-        assert!(!limiter.allow(at(0), spoofed(MAX_SOURCES as u32)), "new while full");
+        assert!(
+            !limiter.allow(at(0), spoofed(MAX_SOURCES as u32)),
+            "new while full"
+        );
         assert!(limiter.allow(at(0), A), "known while full");
         // A second of silence, and the table is free again.
         assert!(limiter.allow(at(1500), B));

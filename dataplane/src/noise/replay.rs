@@ -32,7 +32,8 @@ impl ReplayWindow {
             return false;
         }
         let usable = REPLAY_WINDOW - 64;
-        if counter.saturating_add(usable) < self.next {
+        // `next` is one above the highest: a counter exactly `usable` below that is still held.
+        if counter.saturating_add(usable) < self.next.saturating_sub(1) {
             return false;
         }
         if counter >= self.next {
@@ -53,5 +54,109 @@ impl ReplayWindow {
         let fresh = *bits & bit == 0;
         *bits |= bit;
         fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// Counters below the highest one that are still held.
+    const HELD: u64 = REPLAY_WINDOW - 64;
+
+    /// A window that is fed a story of counters, each with the answer it must give.
+    fn story(counters: impl IntoIterator<Item = (u64, bool)>) {
+        let mut window = ReplayWindow::default();
+        for (step, (counter, fresh)) in counters.into_iter().enumerate() {
+            assert_eq!(window.accept(counter), fresh, "step {step}: {counter}");
+        }
+    }
+
+    // The scenarios are those of the kernel's `selftest/counter.c`.
+
+    #[test]
+    fn mixed_orders_jumps_and_the_limit() {
+        let far = 4 * (HELD + 1);
+        let end = REJECT_AFTER_MESSAGES;
+        story([
+            // Out of order, each once.
+            (0, true),
+            (1, true),
+            (1, false),
+            (9, true),
+            (8, true),
+            (7, true),
+            (7, false),
+            // A jump of a window: what is just inside is still open.
+            (HELD + 1, true),
+            (HELD, true),
+            (HELD, false),
+            (HELD - 1, true),
+            (2, true),
+            (2, false),
+            (HELD + 17, true),
+            (3, false),
+            (HELD + 17, false),
+            // A jump of several windows empties it.
+            (far, true),
+            (far - HELD, true),
+            (10, false),
+            (far - HELD - 1, false),
+            (far - HELD - 2, false),
+            (far - HELD + 1, true),
+            (far - HELD, false),
+            (0, false),
+            // The end of all counters.
+            (end, false),
+            (end - 1, true),
+            (end, false),
+            (end - 1, false),
+            (end - 2, true),
+            (end + 1, false),
+            (end + 2, false),
+            (u64::MAX, false),
+            (end - 2, false),
+            (end - 3, true),
+            (0, false),
+        ]);
+    }
+
+    #[test]
+    fn ascending_windows_leave_their_first_place_open() {
+        let all = |range: core::ops::RangeInclusive<u64>| range.map(|counter| (counter, true));
+        story(all(1..=HELD).chain([(0, true), (0, false)]));
+        story(all(2..=HELD + 1).chain([(1, true), (0, false)]));
+    }
+
+    #[test]
+    fn descending_windows_accept_everything_they_hold() {
+        let down = |low: u64, high: u64| (low..=high).rev().map(|counter| (counter, true));
+        story(down(0, HELD));
+        story(down(1, HELD + 1).chain([(0, false)]));
+        story(down(1, HELD).chain([(HELD + 1, true), (0, false)]));
+        story(down(1, HELD).chain([(0, true), (HELD + 1, true)]));
+    }
+
+    proptest! {
+        /// Against the definition: a set of all that was accepted.
+        #[test]
+        fn behaves_like_a_set_with_a_horizon(
+            steps in proptest::collection::vec((0_u64..20_000, 0_u64..4), 1..400),
+        ) {
+            let mut window = ReplayWindow::default();
+            let (mut seen, mut base, mut highest) = (BTreeSet::new(), 0, None);
+            for (offset, jump) in steps {
+                base += jump * jump * 3_000;
+                let counter = base + offset;
+                let held = highest.is_none_or(|highest| counter + HELD >= highest);
+                let fresh = held && seen.insert(counter);
+                prop_assert_eq!(window.accept(counter), fresh, "{}", counter);
+                if fresh {
+                    highest = highest.max(Some(counter));
+                }
+            }
+        }
     }
 }

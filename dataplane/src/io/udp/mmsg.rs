@@ -117,6 +117,7 @@ pub(super) fn receive(fd: BorrowedFd<'_>, slots: &mut [Incoming<'_>]) -> io::Res
     })?;
     for (slot, header) in slots.iter_mut().zip(&headers).take(received) {
         slot.from.len = header.msg_hdr.msg_namelen.min(RawAddress::CAPACITY);
+        #[allow(clippy::unnecessary_cast)] // musl counts in `u32`
         slot.control.set_len(header.msg_hdr.msg_controllen as usize);
         slot.len = (header.msg_len as usize).min(slot.buffer.len());
         slot.truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;

@@ -159,7 +159,7 @@ fn segmentation_that_fails_at_run_time_loses_nothing() {
     let (a, b) = (port(), port());
     let (mut tx, mut rx) = (a.tx(), b.rx());
     // What `EIO` from a device without checksum offload leads to.
-    a.sender()
+    a.sockets
         .stop_gso(&std::io::Error::from_raw_os_error(libc::EIO));
     assert_eq!(send(&mut tx, &[at(V4, &b)], &[900; 30], 0), sent(30, 0));
     assert_eq!(count(&tx.statistics(), "tx_messages"), 30);

@@ -1,4 +1,12 @@
 //! Floor 5: the batch pipeline. Opens batches of datagrams, seals batches of packets; no
 //! system calls, no clock.
 
+pub mod counters;
 pub mod port;
+mod staged;
+#[cfg(test)]
+mod testing;
+pub mod worker;
+
+pub use counters::{Totals, WorkerCounters};
+pub use worker::{Worker, WorkerConfig};

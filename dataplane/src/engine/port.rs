@@ -10,35 +10,10 @@ use std::sync::Arc;
 
 use crate::mesh::{Endpoint, Peer};
 
+pub use crate::wire::Ecn;
+
 /// The most packets that a driver hands over at once, and that the engine works on at once.
 pub const MAX_BATCH: usize = 256;
-
-/// The two ECN bits of an IP header (RFC 3168 §5).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(u8)]
-pub enum Ecn {
-    /// The transport is not ECN-capable.
-    #[default]
-    NotEct = 0,
-    /// ECN-capable, ECT(1).
-    Ect1 = 1,
-    /// ECN-capable, ECT(0).
-    Ect0 = 2,
-    /// Congestion experienced.
-    Ce = 3,
-}
-
-impl From<u8> for Ecn {
-    /// From a TOS or traffic-class octet.
-    fn from(tos: u8) -> Self {
-        match tos & 3 {
-            0 => Self::NotEct,
-            1 => Self::Ect1,
-            2 => Self::Ect0,
-            _ => Self::Ce,
-        }
-    }
-}
 
 /// An outer UDP payload that a driver lends for the time of one call.
 #[derive(Debug)]

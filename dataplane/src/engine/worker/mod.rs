@@ -1,0 +1,77 @@
+//! A worker: opens batches of datagrams and seals batches of packets.
+//!
+//! Inwards ([`open`](Worker::open)): parse, receiver index to session, the whole batch through the
+//! AEAD in place; then per session and in order: replay window, promotion, roaming, marks; then
+//! per packet: source address, ECN, length; delivery in one call.
+//!
+//! Outwards ([`seal`](Worker::seal)): destination to peer, counters reserved a run of packets at a
+//! time, the whole batch through the AEAD from the source buffers into the driver's.
+//!
+//! One thread owns a worker. It takes the replay lock of one session at a time and nothing else
+//! while it holds it; the index table's writer lock only to retire a session. The only queue is
+//! that of the packets that wait for a handshake, bounded per peer and in bytes.
+
+mod open;
+mod seal;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use super::counters::WorkerCounters;
+use super::port::ControlSink;
+use super::staged::Staged;
+use crate::crypto::BatchAead;
+use crate::mesh::{Mesh, Peer};
+
+/// What a worker must know beside its tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WorkerConfig {
+    /// MTU of the inner interface, in bytes: padding does not go beyond it. 0 is no limit.
+    pub mtu: u16,
+}
+
+/// The batch pipeline of one thread.
+#[derive(Debug)]
+pub struct Worker {
+    mesh: Arc<Mesh>,
+    aead: &'static dyn BatchAead,
+    config: WorkerConfig,
+    staged: Staged,
+    counters: Arc<WorkerCounters>,
+}
+
+impl Worker {
+    /// A worker on `mesh`. Any number of them may share one.
+    #[must_use]
+    pub fn new(mesh: Arc<Mesh>, aead: &'static dyn BatchAead, config: WorkerConfig) -> Self {
+        Self {
+            mesh,
+            aead,
+            config,
+            staged: Staged::default(),
+            counters: Arc::default(),
+        }
+    }
+
+    /// Whether packets wait for a handshake: [`Worker::release_staged`] is to be called when a
+    /// session may have come, and every now and then for those that wait in vain.
+    #[must_use]
+    pub fn has_staged(&self) -> bool {
+        !self.staged.is_empty()
+    }
+
+    /// What this worker counts.
+    #[must_use]
+    pub fn counters(&self) -> Arc<WorkerCounters> {
+        Arc::clone(&self.counters)
+    }
+}
+
+/// Asks control for a handshake, unless that was done already.
+fn want_handshake(peer: &Arc<Peer>, control: &mut dyn ControlSink) {
+    if peer.marks.want_handshake() && !control.handshake_wanted(peer) {
+        // The wish was lost on the way: the next packet makes it again.
+        peer.marks.handshake_begun();
+    }
+}

@@ -1,0 +1,249 @@
+//! Inwards: datagrams to inner packets.
+
+use core::{mem, ptr};
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use super::Worker;
+use crate::crypto::OpenJob;
+use crate::engine::counters::Totals;
+use crate::engine::port::{ControlSink, Datagram, InnerTx, MAX_BATCH};
+use crate::mesh::{Endpoint, IndexEntry, Mesh, Peer, Table};
+use crate::noise::Session;
+use crate::noise::constants::REJECT_AFTER_MESSAGES;
+use crate::noise::session::SessionSet;
+use crate::time::Instant;
+use crate::wire::message::{DATA_HEADER_LEN, DATA_OVERHEAD};
+use crate::wire::{Ecn, Ip, Message, ParseError, ecn};
+
+/// Transport data on its way in.
+struct Incoming<'a> {
+    peer: &'a Arc<Peer>,
+    session: &'a Arc<Session>,
+    counter: u64,
+    from: Endpoint,
+    ecn: Ecn,
+    /// Set once the tag is verified; cleared again for what was seen before.
+    plaintext: Option<&'a mut [u8]>,
+}
+
+impl Worker {
+    /// Opens `datagrams` in place and delivers what is in them to `inner`, in order. Handshake
+    /// messages go to `control` at once.
+    ///
+    /// Nothing about a peer changes before a datagram of it is authenticated.
+    pub fn open(
+        &mut self,
+        now: Instant,
+        datagrams: &mut [Datagram<'_>],
+        inner: &mut dyn InnerTx,
+        control: &mut dyn ControlSink,
+    ) {
+        for batch in datagrams.chunks_mut(MAX_BATCH) {
+            let mut totals = Totals::default();
+            self.open_batch(now, batch, inner, control, &mut totals);
+            self.counters.add(&totals);
+        }
+    }
+
+    fn open_batch(
+        &self,
+        now: Instant,
+        datagrams: &mut [Datagram<'_>],
+        inner: &mut dyn InnerTx,
+        control: &mut dyn ControlSink,
+        totals: &mut Totals,
+    ) {
+        let indices = self.mesh.indices.load();
+        let table = self.mesh.table();
+        let mut incoming = ArrayVec::<Incoming<'_>, MAX_BATCH>::new();
+        let mut jobs = ArrayVec::<OpenJob<'_>, MAX_BATCH>::new();
+        let mut last: Option<(u32, Option<&IndexEntry>)> = None;
+        totals.datagrams += datagrams.len() as u64;
+        for datagram in datagrams {
+            let Some((index, counter)) = transport_data(datagram, control, totals) else {
+                continue;
+            };
+            let entry = match last {
+                Some((known, entry)) if known == index => entry,
+                _ => indices.entry(index),
+            };
+            last = Some((index, entry));
+            let Some((peer, session)) = entry.and_then(|e| Some((e.peer(), e.session()?))) else {
+                totals.unknown_index += 1;
+                continue;
+            };
+            if session.is_expired(now) {
+                totals.expired += 1;
+                continue;
+            }
+            if counter >= REJECT_AFTER_MESSAGES {
+                totals.counter_exhausted += 1;
+                continue;
+            }
+            let (from, ecn) = (datagram.from, datagram.ecn);
+            let (_, ciphertext) = datagram
+                .payload
+                .split_at_mut_checked(DATA_HEADER_LEN)
+                .unwrap_or_default();
+            let Ok(job) = OpenJob::new(&session.keys().receiving, counter, ciphertext) else {
+                totals.wrong_length += 1;
+                continue;
+            };
+            // Both have room for a whole batch.
+            let _ = jobs.try_push(job);
+            let _ = incoming.try_push(Incoming {
+                peer,
+                session,
+                counter,
+                from,
+                ecn,
+                plaintext: None,
+            });
+        }
+        if jobs.is_empty() {
+            return;
+        }
+
+        self.aead.open(&mut jobs);
+
+        for (incoming, job) in incoming.iter_mut().zip(jobs) {
+            incoming.plaintext = job.into_plaintext();
+            totals.forged += u64::from(incoming.plaintext.is_none());
+        }
+        let mut packets = ArrayVec::<&[u8], MAX_BATCH>::new();
+        for run in incoming.chunk_by_mut(|a, b| Arc::ptr_eq(a.session, b.session)) {
+            receive_run(&self.mesh, &table, now, run, &mut packets, totals);
+        }
+        if !packets.is_empty() {
+            let sent = inner.send_batch(&packets);
+            totals.delivered += sent.accepted as u64;
+            totals.inner_dropped += sent.dropped as u64;
+        }
+    }
+}
+
+/// Index and counter of transport data; anything else is dealt with.
+fn transport_data(
+    datagram: &Datagram<'_>,
+    control: &mut dyn ControlSink,
+    totals: &mut Totals,
+) -> Option<(u32, u64)> {
+    match Message::parse(datagram.payload) {
+        Ok(Message::Data(data)) => {
+            return Some((data.header.receiver_index.get(), data.header.counter.get()));
+        }
+        Ok(Message::Initiation(_) | Message::Response(_) | Message::CookieReply(_)) => {
+            if control.handshake_message(datagram.payload, &datagram.from) {
+                totals.handshakes += 1;
+            } else {
+                totals.handshakes_dropped += 1;
+            }
+        }
+        Err(ParseError::UnknownType { .. }) => totals.unknown_type += 1,
+        Err(_) => totals.wrong_length += 1,
+    }
+    None
+}
+
+/// What one session received, in order.
+fn receive_run<'a>(
+    mesh: &Mesh,
+    table: &Table,
+    now: Instant,
+    run: &mut [Incoming<'a>],
+    packets: &mut ArrayVec<&'a [u8], MAX_BATCH>,
+    totals: &mut Totals,
+) {
+    let Some(&Incoming { peer, session, .. }) = run.first() else {
+        return;
+    };
+    {
+        let mut replay = session.replay();
+        for incoming in run.iter_mut() {
+            if incoming.plaintext.is_some() && !replay.accept(incoming.counter) {
+                incoming.plaintext = None;
+                totals.replayed += 1;
+            }
+        }
+    }
+    let Some(newest) = run.iter().rfind(|incoming| incoming.plaintext.is_some()) else {
+        return;
+    };
+    promote(mesh, peer, session, now);
+    peer.set_endpoint(newest.from);
+
+    let (mut data, mut received, mut bytes) = (0_u64, 0_u64, 0_u64);
+    for incoming in run.iter_mut() {
+        let Some(plaintext) = mem::take(&mut incoming.plaintext) else {
+            continue;
+        };
+        let message_len = (plaintext.len() + DATA_OVERHEAD) as u64;
+        if plaintext.is_empty() {
+            totals.keepalives += 1;
+            bytes += message_len;
+            continue;
+        }
+        data += 1;
+        let Ok(ip) = Ip::parse(plaintext) else {
+            totals.malformed_inner += 1;
+            continue;
+        };
+        let owner = table.allowed_ips.lookup(ip.source());
+        if !owner.is_some_and(|owner| Arc::ptr_eq(owner, peer)) {
+            totals.wrong_source += 1;
+            continue;
+        }
+        let len = ip.total_len();
+        ecn::decapsulate(incoming.ecn, plaintext);
+        let Some((packet, _padding)) = plaintext.split_at_checked(len) else {
+            totals.malformed_inner += 1;
+            continue;
+        };
+        received += 1;
+        bytes += message_len;
+        let _ = packets.try_push(packet);
+    }
+    peer.count_received(received, bytes);
+    match data {
+        0 => peer.marks.authenticated_received(now),
+        1 => peer.marks.data_received(now),
+        _ => {
+            // The second one asks for another keepalive; more of them change nothing.
+            peer.marks.data_received(now);
+            peer.marks.data_received(now);
+        }
+    }
+}
+
+/// The first authenticated packet of a responder's new session makes it the current one and
+/// retires the one before the last (WireGuard paper §6.3; kernel `wg_noise_received_with_keypair`).
+fn promote(mesh: &Mesh, peer: &Peer, session: &Arc<Session>, now: Instant) {
+    let is_next = |set: &SessionSet| {
+        set.next
+            .as_ref()
+            .is_some_and(|next| ptr::eq(Arc::as_ptr(next), Arc::as_ptr(session)))
+    };
+    if !is_next(&peer.sessions.load()) {
+        return;
+    }
+    let before = peer.sessions.update(|set| {
+        if is_next(set) {
+            SessionSet {
+                current: set.next.clone(),
+                previous: set.current.clone(),
+                next: None,
+            }
+        } else {
+            set.clone()
+        }
+    });
+    // Of several workers that come here at once, one finds it undone.
+    if is_next(&before) {
+        peer.last_handshake.store(now);
+        if let Some(retired) = &before.previous {
+            mesh.indices.remove(retired.keys().local_index);
+        }
+    }
+}

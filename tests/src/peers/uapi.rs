@@ -30,11 +30,7 @@ impl Device {
     ///
     /// # Errors
     /// When the process ends, refuses the configuration, or is not there after 10 seconds.
-    pub(super) fn configure(
-        name: String,
-        process: Process,
-        config: &DeviceConfig,
-    ) -> io::Result<Self> {
+    pub fn configure(name: String, process: Process, config: &DeviceConfig) -> io::Result<Self> {
         let mut device = Self {
             process: process.leaving(socket(&name)),
             name,

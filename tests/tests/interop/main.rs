@@ -1,3 +1,23 @@
-//! Interoperability with other implementations.
+//! Interoperability: against `wireguard-go` and boringtun in network namespaces, and against the
+//! Linux kernel in a virtual machine; over AF_XDP and over UDP, begun by either side, over IPv4
+//! and IPv6, with and without a preshared key.
 
-fn main() {}
+mod ends;
+mod scenario;
+
+use std::process::ExitCode;
+
+use ringspan_tests::harness::Suite;
+
+use crate::ends::{BORINGTUN, Kind};
+use crate::scenario::Scenario;
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new().role(BORINGTUN);
+    for peer in [Kind::WireguardGo, Kind::Boringtun] {
+        for scenario in Scenario::matrix(Kind::Boringtun, peer) {
+            suite = suite.test(scenario.name(), &scenario.needs(), move || scenario.run());
+        }
+    }
+    suite.main()
+}

@@ -46,6 +46,7 @@ pub fn ringspan_steer(context: XdpContext) -> u32 {
 #[inline(always)]
 fn steer(context: &XdpContext) -> Result<(), Verdict> {
     let frame = Packet {
+        context,
         start: context.data(),
         end: context.data_end(),
     };
@@ -76,7 +77,8 @@ fn redirect(context: &XdpContext) -> (u32, Verdict) {
 }
 
 /// The frame's bytes, by the pointers that the kernel handed over.
-struct Packet {
+struct Packet<'a> {
+    context: &'a XdpContext,
     start: usize,
     end: usize,
 }
@@ -84,7 +86,7 @@ struct Packet {
 /// An offset beyond any frame. The verifier follows a variable offset only below 2¹⁶.
 const OFFSET_LIMIT: usize = 0xffff;
 
-impl Frame for Packet {
+impl Frame for Packet<'_> {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         if offset > OFFSET_LIMIT - N || self.start + offset + N > self.end {
@@ -97,7 +99,11 @@ impl Frame for Packet {
 
     #[inline(always)]
     fn holds(&self, length: usize) -> bool {
-        self.start + length <= self.end
+        // Read anew, so that the compiler cannot conclude from this answer that a later `read` is
+        // within bounds and leave its check out: the verifier would not come to that conclusion.
+        // SAFETY: the kernel's context is valid for as long as the program runs.
+        let end = unsafe { (&raw const (*self.context.ctx).data_end).read_volatile() };
+        self.start + length <= end as usize
     }
 }
 

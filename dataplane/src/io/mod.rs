@@ -3,6 +3,7 @@
 
 pub mod memory;
 pub mod udp;
+pub mod xdp;
 
 use std::io;
 

@@ -1,0 +1,43 @@
+//! Does the XDP program decide as it should: frame by frame through BPF_PROG_RUN, and attached to
+//! a veth; and does its loader attach with care?
+//!
+//! `RINGSPAN_XDP_OBJECT` names another build of the program to test instead of the embedded one.
+
+mod attach;
+mod differential;
+mod verdicts;
+
+use std::process::ExitCode;
+
+use ringspan::io::xdp::program::{LoadError, UpdateError, XdpProgram};
+use ringspan_tests::harness::Suite;
+use ringspan_tests::privilege::Need;
+use ringspan_xdp_common::Verdict;
+
+fn main() -> ExitCode {
+    let suite = Suite::new().role(attach::OWNER);
+    let suite = verdicts::add(suite, &[Need::Bpf]);
+    let suite = differential::add(suite, &[Need::Bpf]);
+    attach::add(suite, &[Need::Bpf, Need::Namespaces]).main()
+}
+
+/// The port that is ours in these tests.
+const PORT: u16 = 51820;
+
+/// Loads the program under test.
+fn load(ports: &[u16]) -> Result<XdpProgram, LoadError> {
+    match std::env::var_os("RINGSPAN_XDP_OBJECT") {
+        None => XdpProgram::load(ports),
+        Some(path) => {
+            let bytes = std::fs::read(&path)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.to_string_lossy()));
+            XdpProgram::load_object(&bytes, ports)
+        }
+    }
+}
+
+/// The counter of `verdict`.
+fn count(program: &XdpProgram, verdict: Verdict) -> Result<u64, UpdateError> {
+    let counters = program.counters()?;
+    Ok(counters[verdict.index() as usize].1)
+}

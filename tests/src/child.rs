@@ -26,13 +26,19 @@ pub struct Role {
 }
 
 impl Role {
+    /// The arguments that make the binary play this role.
+    #[must_use]
+    pub fn arguments(&self) -> [&'static str; 2] {
+        [MARK, self.name]
+    }
+
     /// The command that starts this binary in this role.
     ///
     /// # Errors
     /// When the path of the running binary cannot be found.
     pub fn command(&self, arguments: &[&str]) -> io::Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(MARK).arg(self.name).args(arguments);
+        command.args(self.arguments()).args(arguments);
         Ok(command)
     }
 }

@@ -1,6 +1,7 @@
 //! WireGuard implementations of others, to test ours against.
 
 pub mod uapi;
+pub mod wg;
 pub mod wireguard_go;
 
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use ipnet::IpNet;
 use ringspan::crypto::{PresharedKey, PrivateKey, PublicKey};
 
 pub use uapi::Device;
+pub use wg::{parse_dump, setconf};
 
 /// A node's identity.
 #[derive(Clone, Debug)]

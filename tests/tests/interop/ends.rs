@@ -6,8 +6,11 @@ use std::process::{ExitCode, Stdio};
 use boringtun::device::{DeviceConfig as BoringtunConfig, DeviceHandle};
 use ringspan_tests::child::Role;
 use ringspan_tests::netns::{Namespace, unique_name};
-use ringspan_tests::peers::{Device, DeviceConfig, PeerStatus, wireguard_go};
+use ringspan_tests::peers::{self, Device, DeviceConfig, PeerStatus, wireguard_go};
 use ringspan_tests::privilege::Need;
+use ringspan_tests::vm::Guest;
+
+use crate::place::Place;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -16,6 +19,8 @@ pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 pub(crate) enum Kind {
     WireguardGo,
     Boringtun,
+    /// The Linux kernel's own, in the virtual machine.
+    Kernel,
 }
 
 impl Kind {
@@ -23,6 +28,7 @@ impl Kind {
         match self {
             Self::WireguardGo => "wireguard_go",
             Self::Boringtun => "boringtun",
+            Self::Kernel => "kernel",
         }
     }
 
@@ -30,18 +36,27 @@ impl Kind {
         match self {
             Self::WireguardGo => vec![Need::Namespaces, Need::Tun, wireguard_go::NEED],
             Self::Boringtun => vec![Need::Namespaces, Need::Tun],
+            Self::Kernel => vec![Need::Namespaces, Need::Vm],
         }
     }
 
-    /// Starts it in `namespace`; its interface is not up yet.
-    pub(crate) fn start(
-        self,
-        namespace: &Namespace,
-        config: &DeviceConfig,
-    ) -> Result<Box<dyn End>> {
-        Ok(match self {
-            Self::WireguardGo => Box::new(wireguard_go::start(namespace, config)?),
-            Self::Boringtun => Box::new(boringtun(namespace, config)?),
+    /// Where it lives.
+    pub(crate) fn place(self) -> Result<Place> {
+        match self {
+            Self::Kernel => Place::guest(),
+            _ => Place::space(self.name()),
+        }
+    }
+
+    /// Starts it in `place`; its interface is not up yet.
+    pub(crate) fn start(self, place: &Place, config: &DeviceConfig) -> Result<Box<dyn End>> {
+        Ok(match (self, place) {
+            (Self::WireguardGo, Place::Space(space)) => {
+                Box::new(wireguard_go::start(space, config)?)
+            }
+            (Self::Boringtun, Place::Space(space)) => Box::new(boringtun(space, config)?),
+            (Self::Kernel, Place::Guest(guest)) => Box::new(KernelDevice::start(guest, config)?),
+            _ => return Err(format!("{} does not live there", self.name()).into()),
         })
     }
 }
@@ -49,8 +64,8 @@ impl Kind {
 /// A running implementation.
 pub(crate) trait End {
     fn interface(&self) -> &str;
-    /// What it says of its one peer.
-    fn peer(&self) -> Result<PeerStatus>;
+    /// What it says of its one peer; `place` is where it lives.
+    fn peer(&self, place: &Place) -> Result<PeerStatus>;
 }
 
 impl End for Device {
@@ -58,7 +73,7 @@ impl End for Device {
         Self::interface(self)
     }
 
-    fn peer(&self) -> Result<PeerStatus> {
+    fn peer(&self, _: &Place) -> Result<PeerStatus> {
         let [peer] = <[PeerStatus; 1]>::try_from(self.peers()?)
             .map_err(|peers| format!("one peer expected: {peers:?}"))?;
         Ok(peer)
@@ -93,4 +108,37 @@ fn boringtun(namespace: &Namespace, config: &DeviceConfig) -> Result<Device> {
         command.stdout(Stdio::null());
     })?;
     Ok(Device::configure(name, process, config)?)
+}
+
+/// `wg0` of the guest's kernel, made anew for each test.
+struct KernelDevice;
+
+impl KernelDevice {
+    fn start(guest: &Guest, config: &DeviceConfig) -> Result<Self> {
+        guest.shell(&format!(
+            "ip link del wg0 2>/dev/null || true
+             ip link add wg0 type wireguard
+             wg setconf wg0 <(cat <<'END'
+{}END
+             )",
+            peers::setconf(config)
+        ))?;
+        Ok(Self)
+    }
+}
+
+impl End for KernelDevice {
+    fn interface(&self) -> &str {
+        "wg0"
+    }
+
+    fn peer(&self, place: &Place) -> Result<PeerStatus> {
+        let Place::Guest(guest) = place else {
+            return Err("the kernel lives in the machine".into());
+        };
+        let [peer] =
+            <[PeerStatus; 1]>::try_from(peers::parse_dump(&guest.shell("wg show wg0 dump")?)?)
+                .map_err(|peers| format!("one peer expected: {peers:?}"))?;
+        Ok(peer)
+    }
 }

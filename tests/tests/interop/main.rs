@@ -3,18 +3,21 @@
 //! and IPv6, with and without a preshared key.
 
 mod ends;
+mod place;
 mod scenario;
 
 use std::process::ExitCode;
 
 use ringspan_tests::harness::Suite;
 
+use ringspan_tests::vm;
+
 use crate::ends::{BORINGTUN, Kind};
 use crate::scenario::Scenario;
 
 fn main() -> ExitCode {
-    let mut suite = Suite::new().role(BORINGTUN);
-    for peer in [Kind::WireguardGo, Kind::Boringtun] {
+    let mut suite = Suite::new().role(BORINGTUN).role(vm::ROLE);
+    for peer in [Kind::WireguardGo, Kind::Boringtun, Kind::Kernel] {
         for scenario in Scenario::matrix(Kind::Boringtun, peer) {
             suite = suite.test(scenario.name(), &scenario.needs(), move || scenario.run());
         }

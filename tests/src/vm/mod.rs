@@ -2,6 +2,8 @@
 //! WireGuard as a peer, and for network cards that the host lacks. The work is done by
 //! `tests/vm/kernel-vm`; its head tells what it needs and what the command sees.
 
+mod guest;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,6 +11,8 @@ use std::time::Duration;
 
 use crate::child::Process;
 use crate::netns::{Namespace, NetError};
+
+pub use guest::{Guest, ROLE, TCP_PORT, UDP_PORT};
 
 /// The script, in the source tree that this crate was built from.
 #[must_use]

@@ -1,0 +1,380 @@
+//! The kernel drivers where they need privileges: TUN interfaces, firewall marks, paths with a
+//! small MTU.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use ringspan::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx, Pollable, Sent, TxRequest};
+use ringspan::io::tun::{OpenError, Tun, TunConfig};
+use ringspan::io::udp::{UdpConfig, UdpPort};
+use ringspan::mesh::Endpoint;
+use ringspan::wire::checksum::{Sum, checksum};
+use ringspan_tests::harness::{Suite, TestResult};
+use ringspan_tests::netns::{Namespace, Veth};
+use ringspan_tests::privilege::Need;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+const TUN: &[Need] = &[Need::Namespaces, Need::Tun];
+const TUN_SHOWN: &[Need] = &[Need::Namespaces, Need::Tun, Need::Program("ip")];
+const NET: &[Need] = &[Need::Namespaces];
+const RULES: &[Need] = &[Need::Namespaces, Need::Program("ip")];
+
+fn main() -> ExitCode {
+    Suite::new()
+        .test("tun_carries_packets_both_ways", TUN, tun_both_ways)
+        .test("tun_vanishes_with_its_owner", TUN, tun_vanishes)
+        .test("tun_mtu_is_set_and_checked", TUN, tun_mtu)
+        .test("tun_queue_length_is_set", TUN_SHOWN, tun_queue_length)
+        .test("tun_names_and_conflicts", TUN, tun_names)
+        .test("tun_queues_share_the_traffic", TUN, tun_queues)
+        .test("tun_refusals_are_counted", TUN, tun_refusals)
+        .test("udp_marks_what_it_sends", RULES, udp_mark)
+        .test("udp_segments_too_long_for_the_path", NET, udp_small_mtu)
+        .test("udp_follows_a_changed_source", NET, udp_source_gone)
+        .main()
+}
+
+const OURS: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);
+const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 2);
+
+/// A namespace with an interface `tun0` of the driver: our address on it, the rest of its net
+/// behind it.
+fn tun(config: &TunConfig) -> Result<(Namespace, Tun), Box<dyn std::error::Error>> {
+    let namespace = Namespace::new("tun")?;
+    let tun = namespace.run(|| Tun::open(config))?;
+    namespace.add_address(tun.name(), IpNet::new(OURS.into(), 24)?)?;
+    Ok((namespace, tun))
+}
+
+/// An IPv4 packet with a UDP datagram in it.
+fn packet(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), payload: &[u8]) -> Vec<u8> {
+    let udp_len = u16::try_from(payload.len() + 8).expect("a short payload");
+    let mut udp = Vec::new();
+    udp.extend(from.1.to_be_bytes());
+    udp.extend(to.1.to_be_bytes());
+    udp.extend(udp_len.to_be_bytes());
+    udp.extend([0, 0]);
+    udp.extend(payload);
+    let sum = Sum::pseudo_v4(from.0, to.0, 17, udp_len).with(&udp);
+    udp[6..8].copy_from_slice(&sum.finish_udp().to_be_bytes());
+    let mut ip = vec![0x45, 0];
+    ip.extend((udp_len + 20).to_be_bytes());
+    ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    ip.extend(from.0.octets());
+    ip.extend(to.0.octets());
+    let sum = checksum(&ip);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    ip.extend(udp);
+    ip
+}
+
+/// Waits until the port has something; fails when it stays silent.
+fn wait(port: &dyn Pollable) -> io::Result<()> {
+    let mut fds: Vec<OwnedFd> = Vec::new();
+    let mut failed = None;
+    port.poll_fds(&mut |fd| match fd.try_clone_to_owned() {
+        Ok(fd) => fds.push(fd),
+        Err(error) => failed = Some(error),
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let mut fds: Vec<_> = fds
+        .iter()
+        .map(|fd| PollFd::new(fd, PollFlags::IN))
+        .collect();
+    let patience = Timespec {
+        tv_sec: 20,
+        tv_nsec: 0,
+    };
+    if poll(&mut fds, Some(&patience))? == 0 {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Ok(())
+}
+
+/// Receives inner packets until `count` UDP datagrams to `port` came; returns their payloads.
+/// Others (the host's own IPv6 chatter) are passed over.
+fn inner_payloads(rx: &mut dyn InnerRx, port: u16, count: usize) -> io::Result<Vec<Vec<u8>>> {
+    let mut payloads = Vec::new();
+    while payloads.len() < count {
+        wait(&*rx)?;
+        rx.recv_batch(&mut |batch| {
+            for packet in batch {
+                let data = &*packet.data;
+                if data[0] == 0x45 && data[9] == 17 && data[22..24] == port.to_be_bytes() {
+                    payloads.push(data[28..].to_vec());
+                }
+            }
+        })?;
+    }
+    Ok(payloads)
+}
+
+fn tun_both_ways() -> TestResult {
+    let (namespace, tun) = tun(&TunConfig::new("tun0"))?;
+    let mut rx = tun.rx(0).ok_or("no queue 0")?;
+    let mut tx = tun.tx(0).ok_or("no queue 0")?;
+    assert_eq!(rx.info().interface, "tun0");
+
+    let host = namespace.run(|| UdpSocket::bind((OURS, 7000)))?;
+    host.set_read_timeout(Some(Duration::from_secs(20)))?;
+    for mark in 0..50u8 {
+        host.send_to(&[mark; 1200], (THEIRS, 7001))?;
+    }
+    let payloads = inner_payloads(&mut rx, 7001, 50)?;
+    for (mark, payload) in payloads.iter().enumerate() {
+        assert_eq!(*payload, [u8::try_from(mark)?; 1200], "in order");
+    }
+
+    let packets: Vec<Vec<u8>> = (0..50u8)
+        .map(|mark| packet((THEIRS, 7001), (OURS, 7000), &[mark; 1200]))
+        .collect();
+    let slices: Vec<&[u8]> = packets.iter().map(Vec::as_slice).collect();
+    let all = Sent {
+        accepted: 50,
+        dropped: 0,
+    };
+    assert_eq!(tx.send_batch(&slices), all);
+    let mut buffer = [0; 2000];
+    for mark in 0..50u8 {
+        let (len, from) = host.recv_from(&mut buffer)?;
+        assert_eq!(buffer[..len], [mark; 1200]);
+        assert_eq!(from, SocketAddr::from((THEIRS, 7001)));
+    }
+    Ok(())
+}
+
+fn tun_vanishes() -> TestResult {
+    let (namespace, tun) = tun(&TunConfig::new("tun0"))?;
+    let rx = tun.rx(0);
+    drop(tun);
+    assert!(
+        namespace.index("tun0").is_ok(),
+        "its receiver still holds it"
+    );
+    drop(rx);
+    assert!(namespace.index("tun0").is_err());
+    Ok(())
+}
+
+fn tun_mtu() -> TestResult {
+    let mut config = TunConfig::new("tun0");
+    config.mtu = 8920;
+    let (namespace, tun) = tun(&config)?;
+    assert_eq!(tun.mtu()?, 8920);
+    namespace.set_mtu("tun0", 1300)?;
+    assert_eq!(tun.mtu()?, 1300, "an administrator's change is seen");
+
+    // Packets that a larger MTU lets through must arrive whole.
+    namespace.set_mtu("tun0", 60_000)?;
+    let mut rx = tun.rx(0).ok_or("no queue 0")?;
+    let host = namespace.run(|| UdpSocket::bind((OURS, 0)))?;
+    host.send_to(&[5; 50_000], (THEIRS, 7001))?;
+    assert_eq!(inner_payloads(&mut rx, 7001, 1)?, [vec![5; 50_000]]);
+
+    for mtu in [67, 65_536, u32::MAX] {
+        let error = tun.set_mtu(mtu).err().ok_or("accepted")?;
+        assert!(matches!(error, OpenError::Mtu { mtu: bad, .. } if bad == mtu));
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("MTU {mtu} of interface tun0"))
+        );
+    }
+    Ok(())
+}
+
+fn tun_queue_length() -> TestResult {
+    let mut config = TunConfig::new("tun0");
+    config.queue_length = Some(5000);
+    let (namespace, _tun) = tun(&config)?;
+    let show = ["link", "show", "tun0"];
+    let shown = namespace.run(|| Command::new("ip").args(show).output())?;
+    let shown = String::from_utf8(shown.stdout)?;
+    assert!(shown.contains("qlen 5000"), "{shown}");
+    Ok(())
+}
+
+fn tun_names() -> TestResult {
+    let (namespace, first) = tun(&TunConfig::new("wg%d"))?;
+    assert_eq!(first.name(), "wg0");
+    assert_eq!(first.index(), namespace.index("wg0")?);
+    for taken in ["wg0", "lo"] {
+        let error = namespace.run(|| Tun::open(&TunConfig::new(taken)));
+        let error = error.err().ok_or("opened twice")?;
+        assert!(matches!(&error, OpenError::Taken { interface } if interface == taken));
+    }
+    Ok(())
+}
+
+fn tun_queues() -> TestResult {
+    let mut config = TunConfig::new("tun0");
+    config.queues = 2;
+    let (namespace, tun) = tun(&config)?;
+    assert_eq!(tun.queues(), 2);
+    assert!(tun.rx(2).is_none());
+    let mut queues = [tun.rx(0).ok_or("queue 0")?, tun.rx(1).ok_or("queue 1")?];
+    assert_eq!(queues[1].info().queue, Some(1));
+    // Many flows: the kernel spreads them by hash over both queues.
+    let hosts: Vec<UdpSocket> = namespace.run(|| {
+        let bind = |_| UdpSocket::bind((OURS, 0));
+        (0..64).map(bind).collect::<io::Result<_>>()
+    })?;
+    for (mark, host) in (0u8..).zip(&hosts) {
+        host.send_to(&[mark], (THEIRS, 7001))?;
+    }
+    let mut marks = BTreeSet::new();
+    let mut used = [false; 2];
+    for (queue, used) in queues.iter_mut().zip(&mut used) {
+        // All were queued before `send_to` returned: no waiting.
+        while queue.recv_batch(&mut |batch| {
+            for packet in batch {
+                if packet.data[0] == 0x45 {
+                    *used = true;
+                    marks.insert(packet.data[28]);
+                }
+            }
+        })? > 0
+        {}
+    }
+    assert_eq!(marks.len(), 64, "each on one of the queues");
+    assert_eq!(used, [true; 2]);
+    Ok(())
+}
+
+fn tun_refusals() -> TestResult {
+    let (namespace, tun) = tun(&TunConfig::new("tun0"))?;
+    let mut tx = tun.tx(0).ok_or("no queue 0")?;
+    let good = packet((THEIRS, 1), (OURS, 2), b"x");
+    let sent = tx.send_batch(&[&good, b"\xf0no IP", b"", &good]);
+    assert_eq!((sent.accepted, sent.dropped), (2, 2));
+    namespace.down("tun0")?;
+    let sent = tx.send_batch(&[&good, &good]);
+    assert_eq!((sent.accepted, sent.dropped), (0, 2));
+    assert!(tx.statistics().contains(&("tx_refused", 4)));
+
+    let mut rx = tun.rx(0).ok_or("no queue 0")?;
+    namespace.remove("tun0")?;
+    assert!(rx.recv_batch(&mut |_| ()).is_err(), "the loss is reported");
+    Ok(())
+}
+
+/// Two namespaces joined by a veth: 10.9.0.1 and 10.9.0.2, with a UDP port each.
+fn ports() -> Result<(Namespace, Namespace, UdpPort, UdpPort), Box<dyn std::error::Error>> {
+    let (a, b) = (Namespace::new("a")?, Namespace::new("b")?);
+    Veth::default().join(&a, "ab", &b, "ba")?;
+    a.add_address("ab", "10.9.0.1/24".parse::<IpNet>()?)?;
+    b.add_address("ba", "10.9.0.2/24".parse::<IpNet>()?)?;
+    let config = UdpConfig::default();
+    let port_a = a.run(|| UdpPort::bind(&config))?;
+    let port_b = b.run(|| UdpPort::bind(&config))?;
+    Ok((a, b, port_a, port_b))
+}
+
+fn send(port: &UdpPort, to: Endpoint, lengths: &[usize]) -> (Sent, Vec<(&'static str, u64)>) {
+    let mut tx = port.tx();
+    let requests: Vec<_> = lengths
+        .iter()
+        .map(|&len| TxRequest { to, len, tos: 0 })
+        .collect();
+    let sent = tx.send_batch(&requests, &mut |slots| {
+        for slot in slots {
+            slot.buffer.fill(slot.request as u8);
+        }
+    });
+    (sent, tx.statistics())
+}
+
+/// Receives `count` datagrams; returns senders and payloads.
+fn outer_arrivals(port: &UdpPort, count: usize) -> io::Result<Vec<(SocketAddr, Vec<u8>)>> {
+    let mut rx = port.rx();
+    let mut arrivals = Vec::new();
+    while arrivals.len() < count {
+        wait(&rx)?;
+        rx.recv_batch(&mut |batch| {
+            for datagram in batch {
+                arrivals.push((datagram.from.remote, datagram.payload.to_vec()));
+            }
+        })?;
+    }
+    Ok(arrivals)
+}
+
+fn endpoint(ip: &str, port: &UdpPort) -> Result<Endpoint, std::net::AddrParseError> {
+    Ok(Endpoint::from(SocketAddr::new(
+        ip.parse::<IpAddr>()?,
+        port.port(),
+    )))
+}
+
+/// With a routing rule against the mark, only what bears it fails.
+fn udp_mark() -> TestResult {
+    let (a, _b, port_a, port_b) = ports()?;
+    let rule = ["rule", "add", "fwmark", "0x20", "prohibit"];
+    let added = a.run(|| Command::new("ip").args(rule).status())?;
+    assert!(added.success());
+    let to = endpoint("10.9.0.2", &port_b)?;
+    for (mark, accepted) in [(0, 1), (0x20, 0), (0x21, 1)] {
+        port_a.set_fwmark(mark)?;
+        let (sent, statistics) = send(&port_a, to, &[100]);
+        assert_eq!(sent.accepted, accepted, "mark {mark:#x}: {statistics:?}");
+    }
+    let config = UdpConfig {
+        fwmark: 0x20,
+        ..UdpConfig::default()
+    };
+    let marked = a.run(|| UdpPort::bind(&config))?;
+    assert_eq!(send(&marked, to, &[100]).0.dropped, 1);
+    assert_eq!(outer_arrivals(&port_b, 2)?.len(), 2);
+    Ok(())
+}
+
+fn udp_small_mtu() -> TestResult {
+    let (a, b, port_a, port_b) = ports()?;
+    a.set_mtu("ab", 1300)?;
+    b.set_mtu("ba", 1300)?;
+    let to = endpoint("10.9.0.2", &port_b)?;
+    // 1452 bytes do not fit: no segmentation, but IP fragments of each.
+    let (sent, statistics) = send(&port_a, to, &[1452; 10]);
+    assert_eq!(sent.accepted, 10, "{statistics:?}");
+    assert!(
+        statistics.contains(&("tx_unsegmented", 1)),
+        "{statistics:?}"
+    );
+    for (mark, (_, payload)) in outer_arrivals(&port_b, 10)?.into_iter().enumerate() {
+        assert_eq!(payload, vec![u8::try_from(mark)?; 1452]);
+    }
+    // Shorter ones still go in one message.
+    let (sent, statistics) = send(&port_a, to, &[1200; 10]);
+    assert_eq!(sent.accepted, 10);
+    assert!(statistics.contains(&("tx_messages", 1)), "{statistics:?}");
+    assert_eq!(outer_arrivals(&port_b, 10)?.len(), 10);
+    Ok(())
+}
+
+/// The sticky source goes away: what is sent with it still arrives.
+fn udp_source_gone() -> TestResult {
+    let (a, _b, port_a, port_b) = ports()?;
+    a.add_address("ab", "10.9.0.7/24".parse::<IpNet>()?)?;
+    let mut to = endpoint("10.9.0.2", &port_b)?;
+    to.local = Some("10.9.0.7".parse()?);
+    let (sent, _) = send(&port_a, to, &[100, 100]);
+    assert_eq!(sent.accepted, 2);
+    for (from, _) in outer_arrivals(&port_b, 2)? {
+        assert_eq!(Some(from.ip()), to.local);
+    }
+    to.local = Some("10.9.0.8".parse()?);
+    let (sent, statistics) = send(&port_a, to, &[100, 100]);
+    assert_eq!(sent.accepted, 2, "{statistics:?}");
+    for (from, _) in outer_arrivals(&port_b, 2)? {
+        assert_eq!(from.ip(), "10.9.0.1".parse::<IpAddr>()?);
+    }
+    assert!(statistics.contains(&("tx_source_cleared", 1)));
+    Ok(())
+}

@@ -2,6 +2,7 @@
 //! system calls, no clock.
 
 pub mod counters;
+pub mod handshakes;
 pub mod port;
 mod staged;
 #[cfg(test)]
@@ -9,4 +10,5 @@ mod testing;
 pub mod worker;
 
 pub use counters::{Totals, WorkerCounters};
+pub use handshakes::{AddPeerError, Handshakes, IdentityError, Output, PeerConfig, Refusal};
 pub use worker::{Worker, WorkerConfig};

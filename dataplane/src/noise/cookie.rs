@@ -89,17 +89,15 @@ impl core::fmt::Debug for Keys {
     }
 }
 
-/// What a receiver makes of a message's MACs.
+/// What a receiver under load makes of a message's cookie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Admission {
     /// Goes on to the key agreement.
     Admitted,
-    /// mac1 is right, but a cookie is asked for: answer with [`Checker::reply`].
+    /// There is none, or not for this source: answer with [`Checker::reply`].
     NeedsCookie,
-    /// mac1 is right, and so is the cookie, but this source has had its share.
+    /// It is right, but this source has had its share.
     RateLimited,
-    /// mac1 is wrong: not meant for this key, or forged. Never answered.
-    Invalid,
 }
 
 /// The receiving side: checks MACs, makes cookies.
@@ -130,28 +128,30 @@ impl Checker {
         self.keys = Keys::new(own);
     }
 
-    /// Checks the MACs of `message`, which came from `from`. Only with `under_load` is a cookie
-    /// asked for.
+    /// Whether the mac1 of `message` is right. If not it was made for another key, or is forged,
+    /// and must not be answered.
+    #[must_use]
+    pub fn is_for_us(&self, message: &impl Macced) -> bool {
+        mac1(&self.keys.mac1, message)
+            .ct_eq(&message.macs().mac1)
+            .into()
+    }
+
+    /// Checks the mac2 of `message`, which came from `from`, and takes from the source's share if
+    /// it is right. To be asked under load alone, and only of what [is for
+    /// us](Self::is_for_us).
     ///
     /// # Errors
     /// [`NoRandomness`] where a new secret is due and cannot be made; the message is to be dropped.
-    pub fn check(
+    pub fn check_cookie(
         &mut self,
         now: Instant,
         random: &mut dyn Random,
         message: &impl Macced,
         from: SocketAddr,
-        under_load: bool,
     ) -> Result<Admission, NoRandomness> {
-        let macs = message.macs();
-        if !bool::from(mac1(&self.keys.mac1, message).ct_eq(&macs.mac1)) {
-            return Ok(Admission::Invalid);
-        }
-        if !under_load {
-            return Ok(Admission::Admitted);
-        }
         let cookie = self.cookie(now, random, from)?;
-        if !bool::from(mac2(&cookie, message).ct_eq(&macs.mac2)) {
+        if !bool::from(mac2(&cookie, message).ct_eq(&message.macs().mac2)) {
             return Ok(Admission::NeedsCookie);
         }
         Ok(if self.limiter.allow(now, from.ip()) {
@@ -296,16 +296,11 @@ mod tests {
             message
         }
 
-        fn check(
-            &mut self,
-            now: Instant,
-            message: &Initiation,
-            from: &str,
-            load: bool,
-        ) -> Admission {
+        fn check(&mut self, now: Instant, message: &Initiation, from: &str) -> Admission {
+            assert!(self.checker.is_for_us(message));
             let from = from.parse().unwrap();
             self.checker
-                .check(now, &mut self.random, message, from, load)
+                .check_cookie(now, &mut self.random, message, from)
                 .unwrap()
         }
 
@@ -326,29 +321,33 @@ mod tests {
     const A: &str = "192.0.2.1:1000";
 
     #[test]
-    fn without_load_mac1_decides() {
+    fn mac1_proves_knowledge_of_the_receiver_s_key() {
         let mut f = fixture();
-        let mut message = f.message(T);
+        let message = f.message(T);
         assert_eq!(message.macs.mac2, [0; 16]);
-        assert_eq!(f.check(T, &message, A, false), Admission::Admitted);
-        message.macs.mac1[3] ^= 1;
-        assert_eq!(f.check(T, &message, A, false), Admission::Invalid);
-        let mut message = f.message(T);
-        message.ephemeral[0] ^= 1;
-        assert_eq!(f.check(T, &message, A, true), Admission::Invalid);
+        assert!(f.checker.is_for_us(&message));
+        for spoil in [
+            (|m: &mut Initiation| m.macs.mac1[3] ^= 1) as fn(&mut Initiation),
+            |m| m.ephemeral[0] ^= 1,
+            |m| m.sender_index = 6.into(),
+        ] {
+            let mut spoilt = message;
+            spoil(&mut spoilt);
+            assert!(!f.checker.is_for_us(&spoilt));
+        }
+        f.checker.set_public_key(&PublicKey::from([8; 32]));
+        assert!(!f.checker.is_for_us(&message));
     }
 
     #[test]
     fn under_load_a_cookie_decides() {
         let mut f = fixture();
         let message = f.message(T);
-        assert_eq!(f.check(T, &message, A, true), Admission::NeedsCookie);
+        assert_eq!(f.check(T, &message, A), Admission::NeedsCookie);
         f.get_cookie(T, A);
         let message = f.message(T);
         assert_ne!(message.macs.mac2, [0; 16]);
-        assert_eq!(f.check(T, &message, A, true), Admission::Admitted);
-        // Without load a cookie does no harm.
-        assert_eq!(f.check(T, &message, A, false), Admission::Admitted);
+        assert_eq!(f.check(T, &message, A), Admission::Admitted);
     }
 
     #[test]
@@ -362,8 +361,8 @@ mod tests {
             let mut f = fixture();
             f.get_cookie(T, from);
             let message = f.message(T);
-            assert_eq!(f.check(T, &message, other, true), Admission::NeedsCookie);
-            assert_eq!(f.check(T, &message, from, true), Admission::Admitted);
+            assert_eq!(f.check(T, &message, other), Admission::NeedsCookie);
+            assert_eq!(f.check(T, &message, from), Admission::Admitted);
         }
     }
 
@@ -373,11 +372,11 @@ mod tests {
         f.get_cookie(T, A);
         let message = f.message(T + Duration::from_millis(114_999));
         assert_eq!(
-            f.check(T + Duration::from_secs(119), &message, A, true),
+            f.check(T + Duration::from_secs(119), &message, A),
             Admission::Admitted
         );
         assert_eq!(
-            f.check(T + Duration::from_secs(120), &message, A, true),
+            f.check(T + Duration::from_secs(120), &message, A),
             Admission::NeedsCookie
         );
         let message = f.message(T + Duration::from_secs(115));
@@ -390,9 +389,9 @@ mod tests {
         f.get_cookie(T, A);
         let message = f.message(T);
         for _ in 0..5 {
-            assert_eq!(f.check(T, &message, A, true), Admission::Admitted);
+            assert_eq!(f.check(T, &message, A), Admission::Admitted);
         }
-        assert_eq!(f.check(T, &message, A, true), Admission::RateLimited);
+        assert_eq!(f.check(T, &message, A), Admission::RateLimited);
     }
 
     #[test]

@@ -37,14 +37,14 @@ struct Said {
 }
 
 impl Said {
-    fn hear(&mut self, output: Output<'_>) {
+    fn hear(&mut self, output: &Output<'_>) {
         match output {
             Output::Send {
                 to, datagram, tos, ..
             } => self.sent.push(Flying {
-                to,
+                to: *to,
                 bytes: datagram.to_vec(),
-                tos,
+                tos: *tos,
             }),
             Output::SessionReady { .. } => self.ready += 1,
             Output::HandshakeFailed { .. } => self.failed += 1,
@@ -97,7 +97,7 @@ impl Node {
 
     fn tick(&mut self, now: Now) -> Instant {
         let said = &mut self.said;
-        self.handshakes.tick(now, &mut |output| said.hear(output))
+        self.handshakes.tick(now, &mut |output| said.hear(&output))
     }
 
     /// What a worker does that has something to send and no session for it.
@@ -105,14 +105,14 @@ impl Node {
         if self.peer.marks.want_handshake() {
             let (said, key) = (&mut self.said, *self.peer.public_key());
             self.handshakes
-                .request(now, &key, &mut |output| said.hear(output));
+                .request(now, &key, &mut |output| said.hear(&output));
         }
     }
 
     fn receive(&mut self, now: Now, bytes: &[u8], from: Endpoint) -> Result<(), Refusal> {
         let said = &mut self.said;
         self.handshakes
-            .receive(now, bytes, &from, &mut |output| said.hear(output))
+            .receive(now, bytes, &from, &mut |output| said.hear(&output))
     }
 
     fn current(&self) -> Option<Arc<Session>> {

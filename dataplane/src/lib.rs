@@ -93,3 +93,10 @@ pub mod runtime;
 
 #[forbid(unsafe_code)]
 pub mod control;
+
+#[forbid(unsafe_code)]
+pub mod dataplane;
+
+pub use dataplane::{Builder, Dataplane};
+pub use runtime::setup::StartError;
+pub use runtime::wishes::{Inner, Outer};

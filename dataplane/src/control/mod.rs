@@ -1,9 +1,11 @@
 //! Floor 8: peer specs in, table generations out; statuses of what runs.
 
+pub mod handle;
 pub mod plan;
 pub mod spec;
 pub mod status;
 
+pub use handle::Control;
 pub use plan::{Applied, Plan};
 pub use spec::{PeerSpec, RejectReason};
 pub use status::{PeerState, PeerStatus};

@@ -56,6 +56,9 @@ pub enum RejectReason {
     /// Two specs have the same key.
     #[error("peer {0} is listed twice: merge the two entries")]
     Duplicate(PublicKey),
+    /// The node has as many peers as it can have.
+    #[error("there is no room for peer {0}: a node has at most 1,048,576 peers")]
+    TooMany(PublicKey),
     /// Another peer has exactly this prefix.
     #[error(
         "allowed IP {prefix} of peer {peer} already belongs to peer {owner}: a prefix can have one peer only"

@@ -1,0 +1,207 @@
+//! The front door: build a node, change its peers, see its state, shut it down.
+
+use std::sync::Arc;
+
+use crate::control::{Control, PeerStatus};
+use crate::crypto::{PrivateKey, PublicKey};
+use crate::engine::Totals;
+use crate::runtime::node::{Node, NodeError};
+use crate::runtime::setup::{self, StartError};
+use crate::runtime::wishes::{Inner, Outer};
+use crate::runtime::worker::DriverReport;
+
+/// WireGuard's usual port.
+pub const DEFAULT_PORT: u16 = 51820;
+
+/// A running WireGuard data plane.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use ringspan::control::PeerSpec;
+/// use ringspan::{Dataplane, Inner, Outer};
+///
+/// # let (private_key, peer_key) = ("".parse()?, "".parse()?);
+/// let plane = Dataplane::builder(private_key)
+///     .listen_port(51820)
+///     .outer(Outer::udp())
+///     .inner(Inner::tun("kubespan").mtu(1420))
+///     .start()?;
+///
+/// let mut spec = PeerSpec::new(peer_key);
+/// spec.endpoints.push("192.0.2.7:51820".parse()?);
+/// spec.allowed_ips.push("10.244.3.0/24".parse()?);
+/// plane.control().apply(&[spec])?; // the whole wanted set; only differences touch what runs
+///
+/// for status in plane.statuses() {
+///     println!("{}: {}, {} bytes in", status.label, status.state, status.receive_bytes);
+/// }
+/// plane.shutdown()?; // joins the threads, detaches, says what could not be undone
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Dropping it shuts it down too, without the report.
+#[derive(Debug)]
+pub struct Dataplane {
+    control: Control,
+    node: Arc<Node>,
+    listen_port: u16,
+    interface: Option<String>,
+    notes: Vec<String>,
+}
+
+impl Dataplane {
+    /// Begins a node with this identity.
+    #[must_use]
+    pub fn builder(private_key: PrivateKey) -> Builder {
+        Builder {
+            private_key,
+            listen_port: DEFAULT_PORT,
+            fwmark: None,
+            outer: Outer::udp(),
+            inner: None,
+            workers: None,
+            pin: false,
+        }
+    }
+
+    /// Changes peers.
+    #[must_use]
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Every peer as it is now.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<PeerStatus> {
+        self.control.statuses()
+    }
+
+    /// The drivers in use, with their modes and counters.
+    #[must_use]
+    pub fn drivers(&self) -> Vec<DriverReport> {
+        self.node.drivers()
+    }
+
+    /// What the workers counted: one entry a verdict, summed over all workers.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let mut sum = Totals::default();
+        for worker in self.node.counters() {
+            sum += worker.totals();
+        }
+        sum.named()
+            .chain([("control_mail_dropped", self.node.dropped_mail())])
+            .collect()
+    }
+
+    /// The UDP port that is bound: the one asked for, or the one that the kernel chose for 0.
+    #[must_use]
+    pub fn listen_port(&self) -> u16 {
+        self.listen_port
+    }
+
+    /// The TUN interface, if there is one.
+    #[must_use]
+    pub fn interface(&self) -> Option<&str> {
+        self.interface.as_deref()
+    }
+
+    /// This node's identity.
+    #[must_use]
+    pub fn public_key(&self) -> &PublicKey {
+        self.control.public_key()
+    }
+
+    /// What start-up tried and had to do without, in words: why AF_XDP was not taken, say.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Stops all threads, closes all drivers, detaches the XDP program.
+    ///
+    /// # Errors
+    /// Where something could not be undone, or a thread had panicked.
+    pub fn shutdown(self) -> Result<(), NodeError> {
+        let Self { control, node, .. } = self;
+        drop(control);
+        // Nobody else has a handle by now: `Control` cannot be cloned or outlive its borrow.
+        Arc::into_inner(node).map_or(Ok(()), |mut node| node.stop())
+    }
+}
+
+/// A node to be started. See [`Dataplane::builder`].
+#[derive(Debug)]
+pub struct Builder {
+    pub(crate) private_key: PrivateKey,
+    pub(crate) listen_port: u16,
+    pub(crate) fwmark: Option<u32>,
+    pub(crate) outer: Outer,
+    pub(crate) inner: Option<Inner>,
+    pub(crate) workers: Option<usize>,
+    pub(crate) pin: bool,
+}
+
+impl Builder {
+    /// The UDP port, IPv4 and IPv6 alike; 0 has the kernel choose. Default:
+    /// [`DEFAULT_PORT`].
+    #[must_use]
+    pub fn listen_port(mut self, port: u16) -> Self {
+        self.listen_port = port;
+        self
+    }
+
+    /// The mark that outer packets bear (`SO_MARK`), for policy routing. AF_XDP routes are
+    /// looked up under it.
+    #[must_use]
+    pub fn fwmark(mut self, mark: u32) -> Self {
+        self.fwmark = Some(mark);
+        self
+    }
+
+    /// Where encrypted datagrams come from and go to. Default: [`Outer::udp`].
+    #[must_use]
+    pub fn outer(mut self, outer: Outer) -> Self {
+        self.outer = outer;
+        self
+    }
+
+    /// Where plain packets come from and go to. Must be given.
+    #[must_use]
+    pub fn inner(mut self, inner: Inner) -> Self {
+        self.inner = Some(inner);
+        self
+    }
+
+    /// How many worker threads. Default: one for each AF_XDP queue, at most one for each CPU;
+    /// one without AF_XDP.
+    #[must_use]
+    pub fn workers(mut self, count: usize) -> Self {
+        self.workers = Some(count);
+        self
+    }
+
+    /// Pins worker *n* to CPU *n*. Default: not.
+    #[must_use]
+    pub fn pin(mut self, pin: bool) -> Self {
+        self.pin = pin;
+        self
+    }
+
+    /// Opens the drivers and starts the threads, in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`StartError`] names what could not be had and the way out. Nothing is left behind.
+    pub fn start(self) -> Result<Dataplane, StartError> {
+        let ready = setup::start(self)?;
+        let node = Arc::new(ready.node);
+        Ok(Dataplane {
+            control: Control::new(Arc::clone(&node)),
+            node,
+            listen_port: ready.listen_port,
+            interface: ready.interface,
+            notes: ready.notes,
+        })
+    }
+}

@@ -1,0 +1,258 @@
+//! From wishes to open drivers: probing, falling back, saying why.
+
+use std::any::Any;
+use std::io;
+
+use tracing::warn;
+
+use crate::dataplane::Builder;
+use crate::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx};
+use crate::io::tun::{OpenError, Tun, TunConfig};
+use crate::io::udp::{BindError, UdpConfig, UdpPort};
+
+use super::node::{Node, NodeError, Parts};
+use super::wishes::{CustomOuter, Inner, InnerWish, MIN_MTU, Outer, OuterWish};
+use super::worker::Ports;
+
+/// Bytes that WireGuard adds to an inner packet, IPv6 outside: 40 + 8 + 16 + 16.
+const MAX_OVERHEAD: u16 = 80;
+
+/// Why a node could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The builder was given no inner driver.
+    #[error("no inner driver: call `.inner(Inner::tun(\"NAME\"))` before `.start()`")]
+    NoInner,
+    /// An inner MTU that no packet or no datagram can have.
+    #[error("MTU {mtu} is out of range: it must be {MIN_MTU} to {most} bytes", most = u16::MAX - MAX_OVERHEAD)]
+    Mtu {
+        /// The refused value.
+        mtu: u16,
+    },
+    /// More or fewer workers than there can be.
+    #[error("{workers} workers are out of range: it must be 1 to {most}")]
+    Workers {
+        /// The refused value.
+        workers: usize,
+        /// The most that make sense with these drivers.
+        most: usize,
+    },
+    /// The caller's own drivers do not come in equal numbers.
+    #[error(
+        "{outer_rx} outer receivers, {outer_tx} outer senders and {inner} inner pairs: each worker needs one of each"
+    )]
+    Uneven {
+        /// Outer receivers given.
+        outer_rx: usize,
+        /// Outer senders given.
+        outer_tx: usize,
+        /// Inner pairs given.
+        inner: usize,
+    },
+    /// The UDP port.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The TUN interface.
+    #[error(transparent)]
+    Tun(#[from] OpenError),
+    /// The kernel refused something that names no value of the caller's.
+    #[error("cannot {step}: {source}")]
+    System {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The threads.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// A started node and what is known of its drivers.
+pub(crate) struct Ready {
+    pub(crate) node: Node,
+    pub(crate) listen_port: u16,
+    pub(crate) interface: Option<String>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Opens everything `builder` asks for and starts the node. On an error, what was opened closes
+/// again by being dropped.
+pub(crate) fn start(builder: Builder) -> Result<Ready, StartError> {
+    let Builder {
+        private_key,
+        listen_port,
+        fwmark,
+        outer,
+        inner,
+        workers,
+        pin,
+    } = builder;
+    let Inner { mtu, wish: inner } = inner.ok_or(StartError::NoInner)?;
+    if !(MIN_MTU..=u16::MAX - MAX_OVERHEAD).contains(&mtu) {
+        return Err(StartError::Mtu { mtu });
+    }
+    if let Some(workers) = workers.filter(|count| !(1..=MAX_WORKERS).contains(count)) {
+        return Err(StartError::Workers {
+            workers,
+            most: MAX_WORKERS,
+        });
+    }
+    let request = OuterRequest {
+        listen_port,
+        fwmark: fwmark.unwrap_or(0),
+        workers,
+    };
+    let outer = open_outer(outer, &request)?;
+    let (inner, interface) = open_inner(inner, mtu, outer.ports.len())?;
+    let ports = join(outer.ports, inner)?;
+    for note in &outer.notes {
+        warn!("{note}");
+    }
+    let parts = Parts {
+        private_key,
+        mtu,
+        workers: ports,
+        pin,
+        control_tx: outer.control_tx,
+        attachments: outer.attachments,
+    };
+    Ok(Ready {
+        node: Node::start(parts)?,
+        listen_port: outer.listen_port,
+        interface,
+        notes: outer.notes,
+    })
+}
+
+/// The most worker threads: as many as a TUN interface may have queues.
+const MAX_WORKERS: usize = 256;
+
+struct OuterRequest {
+    listen_port: u16,
+    fwmark: u32,
+    workers: Option<usize>,
+}
+
+type OuterPorts = (Vec<Box<dyn OuterRx>>, Box<dyn OuterTx>);
+
+struct OpenOuter {
+    ports: Vec<OuterPorts>,
+    control_tx: Box<dyn OuterTx>,
+    listen_port: u16,
+    attachments: Vec<Box<dyn Any + Send + Sync>>,
+    notes: Vec<String>,
+}
+
+fn open_outer(outer: Outer, request: &OuterRequest) -> Result<OpenOuter, StartError> {
+    match outer.0 {
+        OuterWish::Custom(custom) => open_custom(custom, request.listen_port),
+        OuterWish::Udp => {
+            let config = UdpConfig {
+                port: request.listen_port,
+                fwmark: request.fwmark,
+                ..UdpConfig::default()
+            };
+            Ok(udp_alone(&UdpPort::bind(&config)?, request, Vec::new()))
+        }
+    }
+}
+
+fn open_custom(custom: CustomOuter, listen_port: u16) -> Result<OpenOuter, StartError> {
+    let CustomOuter { rx, tx, control_tx } = custom;
+    if rx.len() != tx.len() || rx.is_empty() {
+        return Err(StartError::Uneven {
+            outer_rx: rx.len(),
+            outer_tx: tx.len(),
+            inner: rx.len(),
+        });
+    }
+    let ports = rx
+        .into_iter()
+        .zip(tx)
+        .map(|(rx, tx)| (vec![rx], tx))
+        .collect();
+    Ok(OpenOuter {
+        ports,
+        control_tx,
+        listen_port,
+        attachments: Vec::new(),
+        notes: Vec::new(),
+    })
+}
+
+/// One socket receives, in worker 0: two receivers would share the datagrams of one tunnel and
+/// lose their order.
+fn udp_alone(udp: &UdpPort, request: &OuterRequest, notes: Vec<String>) -> OpenOuter {
+    let mut rx: Vec<Box<dyn OuterRx>> = vec![Box::new(udp.rx())];
+    let ports = (0..request.workers.unwrap_or(1))
+        .map(|_| {
+            (
+                core::mem::take(&mut rx),
+                Box::new(udp.tx()) as Box<dyn OuterTx>,
+            )
+        })
+        .collect();
+    OpenOuter {
+        ports,
+        control_tx: Box::new(udp.tx()),
+        listen_port: udp.port(),
+        attachments: Vec::new(),
+        notes,
+    }
+}
+
+type InnerPorts = (Vec<Box<dyn InnerRx>>, Box<dyn InnerTx>);
+
+/// Opens the inner side for `workers` workers; the name too, where it is an interface.
+fn open_inner(
+    wish: InnerWish,
+    mtu: u16,
+    workers: usize,
+) -> Result<(Vec<InnerPorts>, Option<String>), StartError> {
+    match wish {
+        InnerWish::Custom(ports) => Ok((
+            ports.into_iter().map(|(rx, tx)| (vec![rx], tx)).collect(),
+            None,
+        )),
+        InnerWish::Tun(name) => {
+            let tun = Tun::open(&TunConfig {
+                mtu: u32::from(mtu),
+                queues: workers,
+                ..TunConfig::new(name)
+            })?;
+            let queue = |number| Some((tun.rx(number)?, tun.tx(number)?));
+            let ports = (0..tun.queues())
+                .filter_map(queue)
+                .map(|(rx, tx)| {
+                    (
+                        vec![Box::new(rx) as Box<dyn InnerRx>],
+                        Box::new(tx) as Box<dyn InnerTx>,
+                    )
+                })
+                .collect();
+            Ok((ports, Some(tun.name().to_owned())))
+        }
+    }
+}
+
+fn join(outer: Vec<OuterPorts>, inner: Vec<InnerPorts>) -> Result<Vec<Ports>, StartError> {
+    if outer.len() != inner.len() {
+        return Err(StartError::Uneven {
+            outer_rx: outer.len(),
+            outer_tx: outer.len(),
+            inner: inner.len(),
+        });
+    }
+    Ok(outer
+        .into_iter()
+        .zip(inner)
+        .map(|((outer_rx, outer_tx), (inner_rx, inner_tx))| Ports {
+            outer_rx,
+            outer_tx,
+            inner_rx,
+            inner_tx,
+        })
+        .collect())
+}

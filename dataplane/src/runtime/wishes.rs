@@ -1,0 +1,105 @@
+//! What a caller may ask for: outer and inner drivers, unopened.
+
+use core::fmt;
+
+use crate::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx};
+
+/// The smallest inner MTU: what every IPv4 host must accept (RFC 791 §3.2), in bytes.
+pub const MIN_MTU: u16 = 576;
+
+/// The inner MTU that fits a path of 1500 bytes with IPv6 outside: 1500 − 40 − 8 − 32.
+pub const DEFAULT_MTU: u16 = 1420;
+
+/// Where encrypted datagrams come from and go to. The UDP socket is bound in any case: it
+/// reserves the port, takes what XDP passes, and sends what AF_XDP cannot yet.
+#[derive(Debug)]
+pub struct Outer(pub(super) OuterWish);
+
+#[derive(Debug)]
+pub(super) enum OuterWish {
+    Udp,
+    Custom(CustomOuter),
+}
+
+pub(super) struct CustomOuter {
+    pub(super) rx: Vec<Box<dyn OuterRx>>,
+    pub(super) tx: Vec<Box<dyn OuterTx>>,
+    pub(super) control_tx: Box<dyn OuterTx>,
+}
+
+impl fmt::Debug for CustomOuter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CustomOuter")
+            .field("workers", &self.rx.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Outer {
+    /// The kernel's UDP socket alone.
+    #[must_use]
+    pub fn udp() -> Self {
+        Self(OuterWish::Udp)
+    }
+
+    /// Drivers of the caller's own. Worker *n* gets the *n*th of `rx` and of `tx`; `control_tx`
+    /// sends the handshakes.
+    #[must_use]
+    pub fn custom(
+        rx: Vec<Box<dyn OuterRx>>,
+        tx: Vec<Box<dyn OuterTx>>,
+        control_tx: Box<dyn OuterTx>,
+    ) -> Self {
+        Self(OuterWish::Custom(CustomOuter { rx, tx, control_tx }))
+    }
+}
+
+/// Where plain packets come from and go to.
+#[derive(Debug)]
+pub struct Inner {
+    pub(super) mtu: u16,
+    pub(super) wish: InnerWish,
+}
+
+pub(super) enum InnerWish {
+    Tun(String),
+    Custom(Vec<(Box<dyn InnerRx>, Box<dyn InnerTx>)>),
+}
+
+impl fmt::Debug for InnerWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tun(name) => f.debug_tuple("Tun").field(name).finish(),
+            Self::Custom(ports) => f.debug_tuple("Custom").field(&ports.len()).finish(),
+        }
+    }
+}
+
+impl Inner {
+    /// A TUN interface of this name, made at start and gone with the node. A `%d` in the name is
+    /// replaced by the kernel with a free number.
+    #[must_use]
+    pub fn tun(name: impl Into<String>) -> Self {
+        Self {
+            mtu: DEFAULT_MTU,
+            wish: InnerWish::Tun(name.into()),
+        }
+    }
+
+    /// Drivers of the caller's own, one pair a worker.
+    #[must_use]
+    pub fn custom(ports: Vec<(Box<dyn InnerRx>, Box<dyn InnerTx>)>) -> Self {
+        Self {
+            mtu: DEFAULT_MTU,
+            wish: InnerWish::Custom(ports),
+        }
+    }
+
+    /// The largest inner packet, in bytes: [`MIN_MTU`] to 65535 less 80. Default:
+    /// [`DEFAULT_MTU`].
+    #[must_use]
+    pub fn mtu(mut self, bytes: u16) -> Self {
+        self.mtu = bytes;
+        self
+    }
+}

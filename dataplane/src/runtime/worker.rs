@@ -1,0 +1,321 @@
+//! A worker thread: receives, opens, delivers; receives, seals, sends; sleeps when there is
+//! nothing to do.
+
+use core::time::Duration;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use rustix::event::{Timespec, epoll};
+use tracing::warn;
+
+use super::clock::monotonic;
+use super::mailbox::Mailbox;
+use super::wake::Waker;
+use crate::engine::Worker;
+use crate::engine::port::{DriverInfo, InnerRx, InnerTx, OuterRx, OuterTx};
+
+/// Events taken from the kernel at once. More than that are ready again at the next look.
+const MAX_EVENTS: usize = 16;
+
+/// What the epoll instance says of the waker; drivers need no telling apart.
+const WAKER: u64 = 1;
+const DRIVER: u64 = 0;
+
+/// Longest sleep while packets are staged: they expire without a packet's coming.
+const STAGED_POLL: Duration = Duration::from_secs(1);
+
+/// Pause after a driver's error: long enough not to spin, short enough for an interface that
+/// is only down for a moment.
+const ERROR_PAUSE: Duration = Duration::from_millis(20);
+
+/// The drivers of one worker.
+pub struct Ports {
+    /// Receives datagrams: AF_XDP queues, and for one worker the UDP socket.
+    pub outer_rx: Vec<Box<dyn OuterRx>>,
+    /// Sends datagrams.
+    pub outer_tx: Box<dyn OuterTx>,
+    /// Receives packets from the host.
+    pub inner_rx: Vec<Box<dyn InnerRx>>,
+    /// Delivers packets to the host.
+    pub inner_tx: Box<dyn InnerTx>,
+}
+
+/// One driver's state, as its worker reports it.
+#[derive(Clone, Debug)]
+pub struct DriverReport {
+    /// Which worker it belongs to.
+    pub worker: usize,
+    /// `outer rx`, `outer tx`, `inner rx` or `inner tx`.
+    pub port: &'static str,
+    /// What it is and does.
+    pub info: DriverInfo,
+    /// Its own counters, name and value.
+    pub statistics: Vec<(&'static str, u64)>,
+}
+
+enum Request {
+    Report(Sender<Vec<DriverReport>>),
+    Stop,
+}
+
+/// The handle of a running worker thread.
+#[derive(Debug)]
+pub struct WorkerThread {
+    waker: Arc<Waker>,
+    requests: Sender<Request>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WorkerThread {
+    /// Starts worker `number` on `ports`. `cpu` pins it there.
+    ///
+    /// # Errors
+    /// Where the thread or its descriptor cannot be made.
+    pub fn start(
+        number: usize,
+        engine: Worker,
+        ports: Ports,
+        mailbox: Mailbox,
+        cpu: Option<usize>,
+    ) -> io::Result<Self> {
+        let waker = Arc::new(Waker::new()?);
+        let (requests, inbox) = unbounded();
+        let epoll = wait_set(&ports, &waker)?;
+        let run = Loop {
+            number,
+            engine,
+            ports,
+            mailbox,
+            waker: Arc::clone(&waker),
+            inbox,
+            epoll,
+            failures: 0,
+        };
+        let thread = thread::Builder::new()
+            .name(format!("worker {number}"))
+            .spawn(move || {
+                if let Some(cpu) = cpu {
+                    pin(cpu);
+                }
+                run.run();
+            })?;
+        Ok(Self {
+            waker,
+            requests,
+            thread: Some(thread),
+        })
+    }
+
+    /// Has the worker look for new sessions.
+    #[must_use]
+    pub fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+
+    /// What its drivers say of themselves; empty where the worker is gone.
+    #[must_use]
+    pub fn report(&self) -> Vec<DriverReport> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        if self.requests.send(Request::Report(answer)).is_err() {
+            return Vec::new();
+        }
+        self.waker.wake();
+        answered
+            .recv_timeout(Duration::from_secs(2))
+            .unwrap_or_default()
+    }
+
+    /// Ends the thread and waits for it. False where it had panicked.
+    pub fn stop(&mut self) -> bool {
+        let _ = self.requests.send(Request::Stop);
+        self.waker.wake();
+        self.thread
+            .take()
+            .is_none_or(|thread| thread.join().is_ok())
+    }
+}
+
+impl Drop for WorkerThread {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn pin(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        warn!("cannot pin a worker to CPU {cpu}: {error}; it runs where the scheduler puts it");
+    }
+}
+
+struct Loop {
+    number: usize,
+    engine: Worker,
+    ports: Ports,
+    mailbox: Mailbox,
+    waker: Arc<Waker>,
+    inbox: Receiver<Request>,
+    epoll: OwnedFd,
+    failures: u64,
+}
+
+impl Loop {
+    fn run(mut self) {
+        loop {
+            if self.waker.take() {
+                if !self.answer() {
+                    return;
+                }
+                self.release_staged();
+            }
+            match self.turn() {
+                Ok(0) => self.sleep(),
+                Ok(_) => {}
+                Err(error) => self.endure(&error),
+            }
+        }
+    }
+
+    /// Answers what others ask; false when asked to stop.
+    fn answer(&self) -> bool {
+        while let Ok(request) = self.inbox.try_recv() {
+            match request {
+                Request::Report(answer) => drop(answer.send(self.report())),
+                Request::Stop => return false,
+            }
+        }
+        true
+    }
+
+    /// One batch from every driver; the number of packets.
+    fn turn(&mut self) -> io::Result<usize> {
+        let Self {
+            engine,
+            ports,
+            mailbox,
+            ..
+        } = self;
+        let now = monotonic();
+        let mut work = 0;
+        for rx in &mut ports.outer_rx {
+            work += rx.recv_batch(&mut |datagrams| {
+                engine.open(now, datagrams, &mut *ports.inner_tx, mailbox);
+            })?;
+        }
+        for rx in &mut ports.inner_rx {
+            work += rx.recv_batch(&mut |packets| {
+                engine.seal(now, packets, &mut *ports.outer_tx, mailbox);
+            })?;
+        }
+        Ok(work)
+    }
+
+    fn release_staged(&mut self) {
+        if self.engine.has_staged() {
+            self.engine
+                .release_staged(monotonic(), &mut *self.ports.outer_tx, &mut self.mailbox);
+        }
+    }
+
+    /// Waits for a driver or a wake-up.
+    fn sleep(&mut self) {
+        let timeout = self.engine.has_staged().then(|| timespec(STAGED_POLL));
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(DRIVER),
+        }; MAX_EVENTS];
+        // EINTR: as if woken for nothing.
+        let ready = epoll::wait(&self.epoll, &mut events, timeout.as_ref()).unwrap_or(0);
+        if ready == 0 {
+            self.release_staged();
+        }
+        if events
+            .iter()
+            .take(ready)
+            .any(|event| event.data.u64() == WAKER)
+        {
+            self.waker.drain();
+        }
+    }
+
+    /// A driver failed: says so, the first time and then ever more rarely, and pauses. An
+    /// interface may be down for a moment; one that is gone keeps failing until somebody stops
+    /// the node.
+    fn endure(&mut self, error: &io::Error) {
+        self.failures += 1;
+        if self.failures.is_power_of_two() {
+            warn!(
+                "worker {}: a driver failed ({} times by now): {error}",
+                self.number, self.failures
+            );
+        }
+        thread::sleep(ERROR_PAUSE);
+    }
+
+    fn report(&self) -> Vec<DriverReport> {
+        let Ports {
+            outer_rx,
+            outer_tx,
+            inner_rx,
+            inner_tx,
+        } = &self.ports;
+        let report = |port, info, statistics| DriverReport {
+            worker: self.number,
+            port,
+            info,
+            statistics,
+        };
+        let outer = outer_rx
+            .iter()
+            .map(|rx| report("outer rx", rx.info(), rx.statistics()));
+        let inner = inner_rx
+            .iter()
+            .map(|rx| report("inner rx", rx.info(), rx.statistics()));
+        outer
+            .chain([report("outer tx", outer_tx.info(), outer_tx.statistics())])
+            .chain(inner)
+            .chain([report("inner tx", inner_tx.info(), inner_tx.statistics())])
+            .collect()
+    }
+}
+
+/// Everything a worker waits for. Descriptors are registered once: drivers keep theirs for life.
+fn wait_set(ports: &Ports, waker: &Waker) -> io::Result<OwnedFd> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(
+        &epoll,
+        waker,
+        epoll::EventData::new_u64(WAKER),
+        epoll::EventFlags::IN,
+    )?;
+    let mut outcome = Ok(());
+    let mut add = |fd: BorrowedFd<'_>| {
+        let added = epoll::add(
+            &epoll,
+            fd,
+            epoll::EventData::new_u64(DRIVER),
+            epoll::EventFlags::IN,
+        );
+        outcome = outcome.and(added);
+    };
+    for rx in &ports.outer_rx {
+        rx.poll_fds(&mut add);
+    }
+    for rx in &ports.inner_rx {
+        rx.poll_fds(&mut add);
+    }
+    outcome?;
+    Ok(epoll)
+}
+
+fn timespec(span: Duration) -> Timespec {
+    // Both fit: the spans here are seconds.
+    Timespec {
+        tv_sec: span.as_secs() as i64,
+        tv_nsec: i64::from(span.subsec_nanos()),
+    }
+}

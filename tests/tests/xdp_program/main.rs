@@ -5,7 +5,6 @@
 
 mod attach;
 mod differential;
-mod privilege;
 mod verdicts;
 
 use std::process::ExitCode;
@@ -16,10 +15,9 @@ use ringspan_tests::privilege::Need;
 use ringspan_xdp_common::Verdict;
 
 fn main() -> ExitCode {
-    let suite = Suite::new().role(attach::OWNER).role(privilege::RESTRICTED);
+    let suite = Suite::new().role(attach::OWNER);
     let suite = verdicts::add(suite, &[Need::Bpf]);
     let suite = differential::add(suite, &[Need::Bpf]);
-    let suite = privilege::add(suite, &[Need::Bpf]);
     attach::add(suite, &[Need::Bpf, Need::Namespaces]).main()
 }
 

@@ -1,3 +1,40 @@
 //! AF_XDP: the XDP program that steers datagrams into rings, and the rings.
+//!
+//! | file | kernel concept |
+//! | --- | --- |
+//! | [`program`] | the XDP program, its maps, its link to the interface |
+//! | `interface` | queues, link state, hardware address (ethtool, ioctl) |
+//! | `umem` | the frames, and who owns which |
+//! | `ring` | fill, completion, RX and TX ring |
+//! | `socket` | making, binding and asking an AF_XDP socket |
+//! | `header` | what is written in front of a datagram |
+//! | [`path`] | where to send: read here, resolved by the runtime |
+//! | `rx`, `tx` | the halves of a queue, behind the engine's ports |
+//! | `queue`, `driver` | putting it together |
+//!
+//! docs/af-xdp.md has the picture: which frame is whose when, and who wakes whom.
 
+mod driver;
+mod error;
+mod header;
+mod interface;
+mod mmap;
+pub mod path;
 pub mod program;
+mod queue;
+mod ring;
+mod rx;
+mod socket;
+mod tx;
+mod umem;
+
+pub use driver::{Transmit, XdpConfig, XdpDriver};
+pub use error::XdpError;
+pub use interface::{Interface, Queues};
+pub use path::{Path, PathKey, PathTable};
+pub use program::{AttachedMode, Mode, XdpProgram};
+pub use queue::XdpQueue;
+pub use rx::{RxFrames, XdpRx};
+pub use socket::{SocketStatistics, ZeroCopy};
+pub use tx::{TxFrames, XdpTx};
+pub use umem::CHUNK_SIZE;

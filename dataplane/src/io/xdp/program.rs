@@ -7,12 +7,12 @@
 mod error;
 mod link;
 mod occupant;
-mod privilege;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, XskMap};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
@@ -76,8 +76,8 @@ pub enum LocalAddresses<'a> {
 
 /// The loaded program, for one interface. Dropping it detaches and unloads it.
 ///
-/// Drop the AF_XDP sockets first: a card in zero-copy mode lets go of them more gracefully while
-/// the program is still there.
+/// It stays on the interface until the driver's sockets there are closed, whichever is dropped
+/// first: a card in zero-copy mode lets go of them more gracefully while the program is there.
 pub struct XdpProgram {
     program: ProgramFd,
     // Kept for test runs; owns the program's other half.
@@ -95,8 +95,8 @@ pub struct XdpProgram {
 struct Attached {
     interface: String,
     mode: AttachedMode,
-    // Closing it detaches.
-    _link: OwnedFd,
+    // Detaches when it is closed: the sockets of the interface hold it too.
+    link: Arc<OwnedFd>,
 }
 
 impl XdpProgram {
@@ -253,7 +253,7 @@ impl XdpProgram {
         self.attached = Some(Attached {
             interface: name,
             mode,
-            _link: link,
+            link: Arc::new(link),
         });
         Ok(mode)
     }
@@ -275,7 +275,6 @@ impl XdpProgram {
                 },
                 Some(Errno::PERM) => AttachError::NotPermitted {
                     interface: interface_name,
-                    missing: privilege::missing(),
                 },
                 Some(Errno::NODEV) => AttachError::NoInterface(interface),
                 _ => AttachError::Refused {
@@ -287,7 +286,8 @@ impl XdpProgram {
         })
     }
 
-    /// Takes the program off its interface; does nothing if it is on none. It stays loaded.
+    /// Takes the program off its interface, as soon as the last AF_XDP socket there is closed;
+    /// does nothing if it is on none. It stays loaded.
     pub fn detach(&mut self) {
         self.attached = None;
     }
@@ -296,6 +296,11 @@ impl XdpProgram {
     #[must_use]
     pub fn attached(&self) -> Option<AttachedMode> {
         self.attached.as_ref().map(|attached| attached.mode)
+    }
+
+    /// The link that keeps the program on its interface, if it is on one.
+    pub(super) fn link(&self) -> Option<Arc<OwnedFd>> {
+        Some(Arc::clone(&self.attached.as_ref()?.link))
     }
 
     /// Steers our datagrams of receive queue `queue` into the AF_XDP socket `socket`, which must

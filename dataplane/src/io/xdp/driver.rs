@@ -1,0 +1,205 @@
+//! Opening the driver: program on the interface, a socket on every queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::XdpError;
+use super::interface::{Interface, Queues};
+use super::path::PathTable;
+use super::program::{AttachedMode, Mode, XdpProgram};
+use super::queue::{LEAST_RING, XdpQueue};
+use super::socket::ZeroCopy;
+
+/// The most entries a ring may have here: 128 MiB of frames.
+const MOST_RING: u32 = 32768;
+
+/// How to open the driver. All rings are counted in entries, powers of two from 64 to 32768.
+#[derive(Clone, Debug)]
+pub struct XdpConfig {
+    /// How to attach the program, if it is not attached yet.
+    pub attach: Mode,
+    /// Whether the card is to read and write our frames itself.
+    pub zero_copy: ZeroCopy,
+    /// Let the driver sleep, and wake it when there is work, instead of having it look for work
+    /// all the time. Right unless a CPU core is spent on the driver alone.
+    pub need_wakeup: bool,
+    /// Put the frames on huge pages where the system has some.
+    pub huge_pages: bool,
+    /// Entries of the RX ring.
+    pub rx_ring: u32,
+    /// Frames of 4096 bytes to receive into, and entries of the fill ring. Twice the RX ring, so
+    /// that a card can hold a ring's worth while another waits for us.
+    pub rx_frames: u32,
+    /// Entries of the TX and completion rings, and frames to send from.
+    pub tx_ring: u32,
+    /// How to send; none for sockets that only receive. Those have no TX ring: in copy mode
+    /// `poll()` on a socket that has one does the sending, and fights over it with whoever sends.
+    pub transmit: Option<Transmit>,
+    /// How long to try to bind a queue that is in use: the kernel frees a queue some 50 ms after
+    /// its last socket was closed. At least 100 ms make sense.
+    pub bind_patience: Duration,
+    /// How long to wait for the link to come back after attaching and binding: real cards reset
+    /// for either.
+    pub link_patience: Duration,
+}
+
+/// How the sending halves send.
+#[derive(Clone, Debug)]
+pub struct Transmit {
+    /// The local UDP port.
+    pub source_port: u16,
+    /// Where the resolver publishes the paths.
+    pub paths: Arc<PathTable>,
+    /// Whether IPv4 datagrams carry a UDP checksum; IPv6 ones always do. Without one, a receiver
+    /// on a kernel socket cannot coalesce them (UDP_GRO), and some translators drop them.
+    pub ipv4_checksum: bool,
+    /// The largest UDP payload that will be sent, in bytes: inner MTU + 32. Paths that cannot
+    /// carry it are not taken, because the UDP socket can fragment and AF_XDP cannot.
+    pub largest_datagram: u16,
+}
+
+impl Transmit {
+    /// From `source_port` over `paths`, with checksums, for an inner MTU of 1420.
+    #[must_use]
+    pub const fn new(source_port: u16, paths: Arc<PathTable>) -> Self {
+        Self {
+            source_port,
+            paths,
+            ipv4_checksum: true,
+            largest_datagram: 1420 + 32,
+        }
+    }
+}
+
+impl Default for XdpConfig {
+    /// The best mode that can be had, need-wakeup, 2048 entries a ring, receiving only.
+    fn default() -> Self {
+        Self {
+            attach: Mode::Auto,
+            zero_copy: ZeroCopy::Auto,
+            need_wakeup: true,
+            huge_pages: true,
+            rx_ring: 2048,
+            rx_frames: 4096,
+            tx_ring: 2048,
+            transmit: None,
+            bind_patience: Duration::from_millis(500),
+            link_patience: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The AF_XDP driver of an interface.
+#[derive(Debug)]
+pub enum XdpDriver {}
+
+impl XdpDriver {
+    /// Attaches `program` to the interface `name` (unless it is attached there already), binds a
+    /// socket to every receive queue, steers the queues into them, and waits for the link.
+    ///
+    /// Every queue must be served: frames of a queue without a socket take the kernel's way. The
+    /// program stays on the interface until the last of the sockets is closed, also when
+    /// `program` is dropped before.
+    ///
+    /// # Errors
+    /// See [`XdpError`]. Nothing is left behind, except that the program stays attached when it
+    /// was so before.
+    pub fn open(
+        name: &str,
+        program: &mut XdpProgram,
+        config: &XdpConfig,
+    ) -> Result<Vec<XdpQueue>, XdpError> {
+        config.check()?;
+        let interface = Interface::by_name(name)?;
+        let had_link = interface.has_link();
+        let was_attached = program.attached().is_some();
+        let attached = match program.attached() {
+            Some(mode) => mode,
+            None => program.attach(interface.index(), config.attach)?,
+        };
+        let result = Self::open_queues(&interface, program, attached, config);
+        if result.is_err() && !was_attached {
+            program.detach();
+        }
+        let queues = result?;
+        // An interface that was down or unplugged before is not waited for.
+        if had_link && !interface.wait_for_link(config.link_patience) {
+            tracing::warn!(
+                interface = name,
+                waited = ?config.link_patience,
+                "the link did not come back after AF_XDP was set up"
+            );
+        }
+        Ok(queues)
+    }
+
+    fn open_queues(
+        interface: &Interface,
+        program: &mut XdpProgram,
+        attached: AttachedMode,
+        config: &XdpConfig,
+    ) -> Result<Vec<XdpQueue>, XdpError> {
+        // Only now: attaching may have added queues, and those receive too.
+        let (count, certain) = match interface.queues()? {
+            Queues::Exactly(count) => (count, true),
+            Queues::AtMost(count) => (count, false),
+        };
+        let mut queues = Vec::new();
+        for number in 0..count {
+            let link = program.link().ok_or(XdpError::NotAttached)?;
+            match XdpQueue::open(interface, number, attached, link, config) {
+                Ok(queue) => {
+                    program.register(number, std::os::fd::AsFd::as_fd(&queue))?;
+                    queues.push(queue);
+                }
+                // A queue that is not there.
+                Err(XdpError::Bind { source, .. })
+                    if !certain && number > 0 && source.raw_os_error() == Some(libc::EINVAL) =>
+                {
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(queues)
+    }
+}
+
+impl XdpConfig {
+    fn check(&self) -> Result<(), XdpError> {
+        let rings = [
+            ("the RX ring's size", self.rx_ring),
+            ("the number of receive frames", self.rx_frames),
+            ("the TX ring's size", self.tx_ring),
+        ];
+        for (what, value) in rings {
+            if !value.is_power_of_two() || !(LEAST_RING..=MOST_RING).contains(&value) {
+                return Err(XdpError::Config {
+                    what,
+                    value,
+                    least: LEAST_RING,
+                    most: MOST_RING,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_ring_sizes_are_refused_by_name() {
+        for value in [0, 32, 3000, 65536] {
+            let config = XdpConfig {
+                tx_ring: value,
+                ..XdpConfig::default()
+            };
+            let message = config.check().unwrap_err().to_string();
+            assert!(message.contains("TX ring") && message.contains(&value.to_string()));
+        }
+        assert!(XdpConfig::default().check().is_ok());
+    }
+}

@@ -1,0 +1,220 @@
+//! One queue of the interface: its socket, bound, with the frames dealt out to its halves.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::driver::XdpConfig;
+use super::error::XdpError;
+use super::interface::Interface;
+use super::program::AttachedMode;
+use super::ring::Producer;
+use super::rx::XdpRx;
+use super::socket::{Handle, Mode, RingSizes, Socket, ZeroCopy};
+use super::tx::{TxSettings, XdpTx};
+use super::umem::{Chunk, Umem};
+use crate::engine::port::DriverInfo;
+
+/// What a queue's halves say of themselves.
+#[derive(Debug)]
+pub(super) struct Description {
+    /// The interface's index.
+    pub(super) interface: u32,
+    interface_name: String,
+    queue: u32,
+    pub(super) mode: Mode,
+    attached: AttachedMode,
+    huge_pages: bool,
+    /// Keeps the XDP program on the interface until the last socket is closed: in the other
+    /// order the kernel may warn, and a card in zero-copy mode reset. Dropped after the socket
+    /// because the halves drop their handle first.
+    _program: Arc<OwnedFd>,
+}
+
+impl Description {
+    pub(super) fn info(&self) -> DriverInfo {
+        let copy = if self.mode.zero_copy {
+            "zero copy"
+        } else {
+            "copy"
+        };
+        let mut mode = format!("{copy}, {}", self.attached);
+        if self.mode.need_wakeup {
+            mode.push_str(", need-wakeup");
+        }
+        if self.huge_pages {
+            mode.push_str(", huge pages");
+        }
+        DriverInfo {
+            driver: "xdp",
+            mode,
+            interface: self.interface_name.clone(),
+            queue: Some(self.queue),
+        }
+    }
+}
+
+/// What the kernel counts for a socket, under its own names.
+pub(super) fn kernel_statistics(handle: &Handle) -> Vec<(&'static str, u64)> {
+    let kernel = handle.statistics().unwrap_or_default();
+    vec![
+        ("rx_dropped", kernel.rx_dropped),
+        ("rx_invalid_descs", kernel.rx_invalid_descs),
+        ("tx_invalid_descs", kernel.tx_invalid_descs),
+        ("rx_ring_full", kernel.rx_ring_full),
+        ("rx_fill_ring_empty_descs", kernel.rx_fill_ring_empty_descs),
+        ("tx_ring_empty_descs", kernel.tx_ring_empty_descs),
+    ]
+}
+
+/// A bound queue, not yet given to anybody.
+#[derive(Debug)]
+pub struct XdpQueue {
+    rx: XdpRx,
+    tx: Option<XdpTx>,
+    queue: u32,
+    zero_copy: bool,
+    handle: Arc<Handle>,
+}
+
+impl XdpQueue {
+    pub(super) fn open(
+        interface: &Interface,
+        queue: u32,
+        attached: AttachedMode,
+        program: Arc<OwnedFd>,
+        config: &XdpConfig,
+    ) -> Result<Self, XdpError> {
+        let tx_frames = if config.transmit.is_some() {
+            config.tx_ring
+        } else {
+            0
+        };
+        let rx_frames = config.rx_frames;
+        let memory = |source| XdpError::Memory {
+            what: "frames",
+            bytes: u64::from(rx_frames + tx_frames) * super::CHUNK_SIZE as u64,
+            source,
+        };
+        let (umem, mut chunks) =
+            Umem::new(rx_frames + tx_frames, config.huge_pages).map_err(memory)?;
+        let huge_pages = umem.huge_pages();
+        let tx_chunks = chunks.split_off(rx_frames as usize);
+
+        let mut socket = Socket::new(
+            umem,
+            RingSizes {
+                // An entry for every frame, so that giving one back cannot fail.
+                fill: rx_frames,
+                // The kernel asks for a completion ring also where nothing is sent.
+                completion: tx_frames.max(LEAST_RING),
+                rx: config.rx_ring,
+                tx: (tx_frames > 0).then_some(tx_frames),
+            },
+        )?;
+        // Before the bind: a zero-copy driver takes its first frames during it.
+        fill_all(&mut socket.fill, chunks);
+        // A program in generic mode sees copies only, whatever the driver could do.
+        let zero_copy = match attached {
+            AttachedMode::Native => config.zero_copy,
+            AttachedMode::Generic => ZeroCopy::Never,
+        };
+        let mode = socket.bind(
+            interface,
+            queue,
+            zero_copy,
+            config.need_wakeup,
+            config.bind_patience,
+        )?;
+
+        let Socket {
+            fill,
+            completion,
+            rx,
+            tx,
+            handle,
+        } = socket;
+        let description = Arc::new(Description {
+            interface: interface.index(),
+            interface_name: interface.name().to_owned(),
+            queue,
+            mode,
+            attached,
+            huge_pages,
+            _program: program,
+        });
+        let tx = tx.zip(config.transmit.as_ref()).map(|(tx, transmit)| {
+            XdpTx::new(
+                tx,
+                completion,
+                tx_chunks,
+                Arc::clone(&handle),
+                Arc::clone(&description),
+                TxSettings {
+                    source_port: transmit.source_port,
+                    ipv4_checksum: transmit.ipv4_checksum,
+                    largest_datagram: transmit.largest_datagram,
+                },
+                transmit.paths.reader(),
+            )
+        });
+        Ok(Self {
+            rx: XdpRx::new(
+                fill,
+                rx,
+                Arc::clone(&handle),
+                description,
+                config.transmit.as_ref().map(|t| t.paths.reader()),
+                rx_frames,
+            ),
+            tx,
+            queue,
+            zero_copy: mode.zero_copy,
+            handle,
+        })
+    }
+
+    /// The queue's number on its interface.
+    #[must_use]
+    pub const fn queue(&self) -> u32 {
+        self.queue
+    }
+
+    /// Whether the card reads and writes our frames itself.
+    #[must_use]
+    pub const fn zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
+    /// What the queue is and does.
+    #[must_use]
+    pub fn info(&self) -> DriverInfo {
+        use crate::engine::port::Pollable;
+        self.rx.info()
+    }
+
+    /// The receiving half, and the sending one if it was asked for. They share the socket and the
+    /// memory, but no frame and no lock, and may go to different threads. The queue is free for
+    /// others some tens of milliseconds after both have been dropped.
+    #[must_use]
+    pub fn split(self) -> (XdpRx, Option<XdpTx>) {
+        (self.rx, self.tx)
+    }
+}
+
+impl AsFd for XdpQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        (*self.handle).as_fd()
+    }
+}
+
+/// The least entries a ring may have.
+pub(super) const LEAST_RING: u32 = 64;
+
+/// Gives all of `chunks` to the kernel.
+fn fill_all(fill: &mut Producer<u64>, chunks: Vec<Chunk>) {
+    for chunk in chunks {
+        let pushed = fill.push(chunk.surrender(0));
+        debug_assert!(pushed, "more frames than fill ring entries");
+    }
+    fill.publish();
+}

@@ -1,0 +1,276 @@
+//! The receiving half of a queue: RX ring in, fill ring out.
+
+use core::net::SocketAddr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use ringspan_xdp_common::UdpFrame;
+
+use super::path::{PathKey, PathReader};
+use super::queue::{Description, kernel_statistics};
+use super::ring::{Consumer, Descriptor, Producer};
+use super::socket::{Handle, SocketStatistics};
+use super::umem::Chunk;
+use crate::engine::port::{Datagram, DriverInfo, Ecn, MAX_BATCH, OuterRx, Pollable};
+use crate::mesh::Endpoint;
+
+/// Receives the datagrams of one queue.
+///
+/// Its frames circulate between it and the kernel: fill ring → kernel → RX ring → lent to the
+/// engine in place → fill ring. They are never the sending half's.
+#[derive(Debug)]
+pub struct XdpRx {
+    // Rings before the socket: see `Socket`.
+    fill: Producer<u64>,
+    rx: Consumer<Descriptor>,
+    /// Taken from the RX ring, not yet back in the fill ring. Empty between calls, unless the
+    /// engine panicked: then the frames are returned by the next call.
+    lent: Box<ArrayVec<Frame, MAX_BATCH>>,
+    handle: Arc<Handle>,
+    description: Arc<Description>,
+    paths: Option<PathReader>,
+    frames: u32,
+    counters: RxCounters,
+}
+
+/// A frame that is ours for the moment.
+#[derive(Debug)]
+struct Frame {
+    chunk: Chunk,
+    offset: usize,
+    length: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct RxCounters {
+    datagrams: u64,
+    /// Not a whole UDP datagram: cut short, or a fragment; the program passes none.
+    malformed: u64,
+    /// An address that is not in the UMEM: the ring was written by somebody else.
+    foreign: u64,
+    wakeups: u64,
+}
+
+/// Where the frames of a receiving half are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RxFrames {
+    /// All of them.
+    pub total: u32,
+    /// In the fill ring, for the kernel to take.
+    pub fill_ring: u32,
+    /// In the RX ring, received, for us to take.
+    pub rx_ring: u32,
+    /// In our hands.
+    pub lent: u32,
+}
+
+impl RxFrames {
+    /// With the kernel or the card: taken from the fill ring and not yet received into. In copy
+    /// mode, and while nothing comes, 0 or the one frame that the kernel took ahead.
+    #[must_use]
+    pub const fn in_kernel(&self) -> u32 {
+        self.total
+            .saturating_sub(self.fill_ring)
+            .saturating_sub(self.rx_ring)
+            .saturating_sub(self.lent)
+    }
+}
+
+impl XdpRx {
+    /// Of the chunks, all must be in `fill` already.
+    pub(super) fn new(
+        fill: Producer<u64>,
+        rx: Consumer<Descriptor>,
+        handle: Arc<Handle>,
+        description: Arc<Description>,
+        paths: Option<PathReader>,
+        frames: u32,
+    ) -> Self {
+        Self {
+            fill,
+            rx,
+            lent: Box::default(),
+            handle,
+            description,
+            paths,
+            frames,
+            counters: RxCounters::default(),
+        }
+    }
+
+    /// Where the frames are at this moment.
+    #[must_use]
+    pub fn frames(&self) -> RxFrames {
+        RxFrames {
+            total: self.frames,
+            fill_ring: self.fill.pending(),
+            rx_ring: self.rx.waiting(),
+            lent: self.lent.len() as u32,
+        }
+    }
+
+    /// What the kernel counts for the socket; all 0 if it does not tell.
+    #[must_use]
+    pub fn socket_statistics(&self) -> SocketStatistics {
+        self.handle.statistics().unwrap_or_default()
+    }
+
+    /// Takes up to a batch of frames out of the RX ring into `lent`.
+    fn take(&mut self) {
+        while !self.lent.is_full() {
+            let Some(descriptor) = self.rx.pop() else {
+                break;
+            };
+            // SAFETY: the RX ring returns frames of this socket's UMEM, each entry is popped
+            // once, and the token of every chunk that the kernel has was surrendered to the
+            // fill ring.
+            let frame = unsafe { self.handle.umem.reclaim(descriptor.address) };
+            match frame {
+                Some((chunk, offset)) => self.lent.push(Frame {
+                    chunk,
+                    offset,
+                    length: descriptor.length as usize,
+                }),
+                None => self.counters.foreign += 1,
+            }
+        }
+        self.rx.release();
+    }
+
+    /// Puts everything in `lent` back into the fill ring and wakes the driver if it sleeps.
+    fn give_back(&mut self) {
+        let mut returned = false;
+        for frame in self.lent.drain(..) {
+            // Never full: the ring has an entry for every frame.
+            returned |= self.fill.push(frame.chunk.surrender(0));
+        }
+        if returned {
+            self.fill.publish();
+        }
+        if self.description.mode.need_wakeup && self.fill.needs_wakeup() {
+            self.counters.wakeups += 1;
+            // Only fails when the interface is down or the program gone: then nothing comes,
+            // and the next call tries again.
+            let _ = self.handle.kick_rx();
+        }
+    }
+
+    /// Tells the resolver that the path back to the sender of `frame` works, when it came by
+    /// the very next hop that the path leads to.
+    fn confirm(paths: &mut PathReader, interface: u32, frame: &UdpFrame, from: &Endpoint) {
+        let key = PathKey::from(from);
+        for key in [
+            key,
+            PathKey {
+                source: None,
+                ..key
+            },
+        ] {
+            if let Some(path) = paths.known(&key)
+                && path.destination_mac == frame.source_mac
+                && path.interface == interface
+            {
+                path.marks.mark_confirmed();
+            }
+        }
+    }
+}
+
+impl Pollable for XdpRx {
+    fn poll_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
+        visit((*self.handle).as_fd());
+    }
+
+    fn info(&self) -> DriverInfo {
+        self.description.info()
+    }
+
+    fn statistics(&self) -> Vec<(&'static str, u64)> {
+        let frames = self.frames();
+        let mut all = kernel_statistics(&self.handle);
+        all.extend([
+            ("rx_datagrams", self.counters.datagrams),
+            ("rx_malformed", self.counters.malformed),
+            ("rx_foreign_descs", self.counters.foreign),
+            ("rx_wakeups", self.counters.wakeups),
+            ("rx_frames", u64::from(frames.total)),
+            ("rx_frames_fill_ring", u64::from(frames.fill_ring)),
+            ("rx_frames_rx_ring", u64::from(frames.rx_ring)),
+        ]);
+        all
+    }
+}
+
+impl OuterRx for XdpRx {
+    fn recv_batch(&mut self, handle: &mut dyn FnMut(&mut [Datagram<'_>])) -> io::Result<usize> {
+        // Not empty only after a panic in `handle`.
+        if !self.lent.is_empty() {
+            self.give_back();
+        }
+        self.take();
+        if self.lent.is_empty() {
+            // The flag may have come up after the last refill.
+            self.give_back();
+            return Ok(0);
+        }
+
+        let mut datagrams = ArrayVec::<Datagram<'_>, MAX_BATCH>::new();
+        let interface = self.description.interface;
+        // One frame a batch speaks for the health of a path: it is looked at twice a minute.
+        let mut confirming = self.paths.as_mut();
+        if let Some(paths) = &mut confirming {
+            paths.refresh();
+        }
+        for frame in &mut *self.lent {
+            let bytes = self
+                .handle
+                .umem
+                .bytes(&mut frame.chunk, frame.offset, frame.length);
+            let parsed = bytes.and_then(|bytes| {
+                let parsed = UdpFrame::parse(bytes).ok()?;
+                let payload = bytes.get_mut(parsed.payload.clone())?;
+                Some((parsed, payload))
+            });
+            let Some((parsed, payload)) = parsed else {
+                self.counters.malformed += 1;
+                continue;
+            };
+            // Behind a VLAN tag the interface is the VLAN's device, which the frame cannot name.
+            let tagged = parsed.vlan.iter().flatten().any(|tag| tag.vlan() != 0);
+            let from = Endpoint {
+                remote: scoped(parsed.source, interface, tagged),
+                local: Some(parsed.destination.ip()),
+                interface: if tagged { 0 } else { interface },
+            };
+            if let Some(paths) = confirming.take() {
+                Self::confirm(paths, interface, &parsed, &from);
+            }
+            datagrams.push(Datagram {
+                payload,
+                from,
+                ecn: Ecn::from(parsed.tos),
+            });
+        }
+        let count = datagrams.len();
+        self.counters.datagrams += count as u64;
+        if count > 0 {
+            handle(&mut datagrams);
+        }
+        drop(datagrams);
+        self.give_back();
+        Ok(count)
+    }
+}
+
+/// A link-local source with the interface as its scope: without one it cannot be answered.
+fn scoped(source: SocketAddr, interface: u32, tagged: bool) -> SocketAddr {
+    match source {
+        SocketAddr::V6(mut v6) if v6.ip().is_unicast_link_local() && !tagged => {
+            v6.set_scope_id(interface);
+            v6.into()
+        }
+        other => other,
+    }
+}

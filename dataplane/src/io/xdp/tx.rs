@@ -1,0 +1,457 @@
+//! The sending half of a queue: TX ring out, completion ring in.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use super::header::{self, Fields, HeaderTemplate, MOST_HEADERS};
+use super::path::{Path, PathKey, PathReader};
+use super::queue::{Description, kernel_statistics};
+use super::ring::{Consumer, Descriptor, Producer};
+use super::socket::{Handle, SocketStatistics};
+use super::umem::{CHUNK_SIZE, Chunk, FreeChunks};
+use crate::engine::port::{DriverInfo, MAX_BATCH, OuterTx, Sent, TxRequest, TxSlot};
+use crate::mesh::Endpoint;
+use crate::wire::checksum::Sum;
+
+/// Where a datagram begins in its chunk: room for the headers in front of it, and on a cache
+/// line.
+const PAYLOAD_OFFSET: usize = 128;
+const _: () = assert!(MOST_HEADERS <= PAYLOAD_OFFSET);
+
+/// How often a send is tried again in one call when the kernel takes a part of the ring at a
+/// time (copy mode: a budget a call) or makes no progress at all.
+const MOST_KICKS: usize = 64;
+const FRUITLESS_KICKS: usize = 3;
+
+/// Sends datagrams by one queue.
+///
+/// Its frames circulate between it and the kernel: free → headers and datagram written → TX
+/// ring → kernel → completion ring → free. They are never the receiving half's.
+#[derive(Debug)]
+pub struct XdpTx {
+    // Rings before the socket: see `Socket`.
+    tx: Producer<Descriptor>,
+    completion: Consumer<u64>,
+    free: FreeChunks,
+    filling: Box<ArrayVec<Filling, MAX_BATCH>>,
+    handle: Arc<Handle>,
+    description: Arc<Description>,
+    settings: TxSettings,
+    identification: u16,
+    paths: PathReader,
+    current: Option<Current>,
+    counters: TxCounters,
+}
+
+/// What the sending half must know of the tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TxSettings {
+    /// The local UDP port.
+    pub(super) source_port: u16,
+    /// Whether IPv4 datagrams carry a UDP checksum too.
+    pub(super) ipv4_checksum: bool,
+    /// The largest UDP payload, in bytes, that a path must be able to carry.
+    pub(super) largest_datagram: u16,
+}
+
+/// The endpoint of the last datagram: mostly also the next one's.
+#[derive(Debug)]
+struct Current {
+    endpoint: Endpoint,
+    generation: u64,
+    template: HeaderTemplate,
+    path: Arc<Path>,
+}
+
+/// A frame that is being written.
+#[derive(Debug)]
+struct Filling {
+    chunk: Chunk,
+    request: usize,
+    headers: usize,
+    length: usize,
+    /// The UDP checksum's beginning, if one is wanted.
+    checksum: Option<Sum>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct TxCounters {
+    datagrams: u64,
+    no_path: u64,
+    too_long: u64,
+    ring_full: u64,
+    foreign: u64,
+    wakeups: u64,
+    wakeup_errors: u64,
+}
+
+/// Where the frames of a sending half are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TxFrames {
+    /// All of them.
+    pub total: usize,
+    /// Free to be used.
+    pub free: usize,
+    /// In the TX ring, for the kernel to take.
+    pub tx_ring: usize,
+    /// Sent, in the completion ring, for us to take back.
+    pub completion_ring: usize,
+}
+
+impl TxFrames {
+    /// With the kernel or the card: taken from the TX ring and not yet completed.
+    #[must_use]
+    pub const fn in_kernel(&self) -> usize {
+        self.total
+            .saturating_sub(self.free)
+            .saturating_sub(self.tx_ring)
+            .saturating_sub(self.completion_ring)
+    }
+}
+
+/// Why a request gets no frame.
+enum Refusal {
+    NoPath,
+    TooLong,
+    RingFull,
+}
+
+impl XdpTx {
+    /// `chunks` may not be more than either ring has entries.
+    pub(super) fn new(
+        tx: Producer<Descriptor>,
+        completion: Consumer<u64>,
+        chunks: Vec<Chunk>,
+        handle: Arc<Handle>,
+        description: Arc<Description>,
+        settings: TxSettings,
+        paths: PathReader,
+    ) -> Self {
+        // Any beginning serves: identifications are told apart for some milliseconds only.
+        let identification = getrandom::u32().map_or(0, |random| random as u16);
+        Self {
+            tx,
+            completion,
+            free: FreeChunks::new(chunks),
+            filling: Box::default(),
+            handle,
+            description,
+            settings,
+            identification,
+            paths,
+            current: None,
+            counters: TxCounters::default(),
+        }
+    }
+
+    /// Where the frames are at this moment.
+    #[must_use]
+    pub fn frames(&self) -> TxFrames {
+        TxFrames {
+            total: self.free.total(),
+            free: self.free.len() + self.filling.len(),
+            tx_ring: self.tx.pending() as usize,
+            completion_ring: self.completion.waiting() as usize,
+        }
+    }
+
+    /// What the kernel counts for the socket; all 0 if it does not tell.
+    #[must_use]
+    pub fn socket_statistics(&self) -> SocketStatistics {
+        self.handle.statistics().unwrap_or_default()
+    }
+
+    /// Takes back what the kernel has sent, and has it send what is still in the TX ring. Each
+    /// [`send_batch`](OuterTx::send_batch) does so too: this is for when nothing more is to be
+    /// sent.
+    pub fn flush(&mut self) {
+        self.kick();
+        self.reap();
+    }
+
+    /// Takes sent frames back.
+    fn reap(&mut self) {
+        let mut any = false;
+        while let Some(address) = self.completion.pop() {
+            any = true;
+            // SAFETY: the completion ring returns the frames of this socket's TX ring, each
+            // entry is popped once, and their tokens were surrendered to that ring.
+            match unsafe { self.handle.umem.reclaim(address) } {
+                Some((chunk, _)) => self.free.put(chunk),
+                None => self.counters.foreign += 1,
+            }
+        }
+        if any {
+            self.completion.release();
+        }
+    }
+
+    /// A free frame; when there is none, the kernel is asked for its own.
+    fn free_chunk(&mut self) -> Option<Chunk> {
+        if self.free.len() == 0 {
+            self.reap();
+            if self.free.len() == 0 {
+                self.kick();
+                self.reap();
+            }
+        }
+        self.free.take()
+    }
+
+    /// Has the kernel send, where it does not do so by itself.
+    fn kick(&mut self) {
+        let mode = self.description.mode;
+        let mut fruitless = 0;
+        for _ in 0..MOST_KICKS {
+            let pending = self.tx.pending();
+            if pending == 0 || fruitless == FRUITLESS_KICKS {
+                return;
+            }
+            if mode.need_wakeup && !self.tx.needs_wakeup() {
+                return;
+            }
+            self.counters.wakeups += 1;
+            match self.handle.kick_tx() {
+                Ok(()) => {}
+                // The kernel took what it wanted for one call, or the card's queue is full.
+                Err(error) if busy(&error) => {}
+                // The interface is down or gone: the frames stay in the ring.
+                Err(_) => {
+                    self.counters.wakeup_errors += 1;
+                    return;
+                }
+            }
+            // In zero-copy mode the driver goes on by itself once it is awake.
+            if mode.zero_copy {
+                return;
+            }
+            fruitless = if self.tx.pending() == pending {
+                fruitless + 1
+            } else {
+                0
+            };
+        }
+    }
+
+    /// Makes `current` the path and headers for `endpoint`; false when it is not reached by
+    /// this queue.
+    fn select(&mut self, endpoint: &Endpoint, generation: u64) -> bool {
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|now| now.generation == generation && now.endpoint == *endpoint)
+        {
+            return true;
+        }
+        self.current = self.look_up(endpoint, generation);
+        self.current.is_some()
+    }
+
+    fn look_up(&mut self, endpoint: &Endpoint, generation: u64) -> Option<Current> {
+        let path = self.paths.path(&PathKey::from(endpoint))?;
+        if path.interface != self.description.interface {
+            return None;
+        }
+        let template = HeaderTemplate::new(&path, self.settings.source_port, endpoint.remote)?;
+        let largest = template.ip_length() + usize::from(self.settings.largest_datagram);
+        if largest > path.mtu as usize {
+            return None;
+        }
+        Some(Current {
+            endpoint: *endpoint,
+            generation,
+            template,
+            path,
+        })
+    }
+
+    /// A frame for `request`, its headers written.
+    fn prepare(
+        &mut self,
+        index: usize,
+        request: &TxRequest,
+        generation: u64,
+    ) -> Result<Filling, Refusal> {
+        if !self.select(&request.to, generation) {
+            return Err(Refusal::NoPath);
+        }
+        let mut chunk = self.free_chunk().ok_or(Refusal::RingFull)?;
+        let written = self.write_headers(&mut chunk, request);
+        match written {
+            Some((headers, checksum)) => Ok(Filling {
+                chunk,
+                request: index,
+                headers,
+                length: request.len,
+                checksum,
+            }),
+            None => {
+                self.free.put(chunk);
+                Err(Refusal::TooLong)
+            }
+        }
+    }
+
+    /// The headers' length, and the UDP checksum's beginning if it is wanted; `None` when the
+    /// datagram is longer than the path or a chunk can carry.
+    fn write_headers(
+        &mut self,
+        chunk: &mut Chunk,
+        request: &TxRequest,
+    ) -> Option<(usize, Option<Sum>)> {
+        let Current { template, path, .. } = self.current.as_ref()?;
+        let payload = u16::try_from(request.len).ok()?;
+        if request.len > CHUNK_SIZE - PAYLOAD_OFFSET
+            || request.len + template.ip_length() > path.mtu as usize
+        {
+            return None;
+        }
+        let headers = template.length();
+        let place = self
+            .handle
+            .umem
+            .bytes(chunk, PAYLOAD_OFFSET.checked_sub(headers)?, headers)?;
+        template.write(
+            place,
+            Fields {
+                payload,
+                tos: request.tos,
+                identification: self.identification,
+            },
+        );
+        self.identification = self.identification.wrapping_add(1);
+        path.marks.mark_used();
+        let checksum = (self.settings.ipv4_checksum || template.must_checksum())
+            .then(|| template.checksum_begin(payload));
+        Some((headers, checksum))
+    }
+
+    /// Lends the frames in `filling`.
+    fn lend(&mut self, fill: &mut dyn FnMut(&mut [TxSlot<'_>])) {
+        let mut slots = ArrayVec::<TxSlot<'_>, MAX_BATCH>::new();
+        for filling in &mut *self.filling {
+            let bytes = self
+                .handle
+                .umem
+                .bytes(&mut filling.chunk, PAYLOAD_OFFSET, filling.length);
+            if let Some(buffer) = bytes {
+                slots.push(TxSlot {
+                    request: filling.request,
+                    buffer,
+                });
+            }
+        }
+        if !slots.is_empty() {
+            fill(&mut slots);
+        }
+    }
+
+    /// Puts the frames in `filling` into the TX ring; returns how many.
+    fn submit(&mut self) -> usize {
+        let mut accepted = 0;
+        for mut filling in self.filling.drain(..) {
+            let headers = filling.headers;
+            let start = PAYLOAD_OFFSET - headers;
+            let length = headers + filling.length;
+            if let Some(begin) = filling.checksum
+                && let Some(frame) = self.handle.umem.bytes(&mut filling.chunk, start, length)
+                && let Some((head, payload)) = frame.split_at_mut_checked(headers)
+                && let Some(place) = head.get_mut(header::checksum_offset(headers)..)
+            {
+                place.copy_from_slice(&begin.with(payload).finish_udp().to_be_bytes());
+            }
+            // Never full: the ring has an entry for every frame.
+            let pushed = self.tx.push(Descriptor {
+                address: filling.chunk.surrender(start),
+                length: length as u32,
+                options: 0,
+            });
+            debug_assert!(pushed, "more frames than TX ring entries");
+            accepted += usize::from(pushed);
+        }
+        self.tx.publish();
+        accepted
+    }
+}
+
+/// Whether a send failed only for the moment.
+fn busy(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR)
+    )
+}
+
+impl AsFd for XdpTx {
+    /// The AF_XDP socket: writable when the TX ring has room.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        (*self.handle).as_fd()
+    }
+}
+
+impl OuterTx for XdpTx {
+    fn reaches(&mut self, endpoint: &Endpoint) -> bool {
+        let generation = self.paths.refresh();
+        self.select(endpoint, generation)
+    }
+
+    fn send_batch(
+        &mut self,
+        requests: &[TxRequest],
+        fill: &mut dyn FnMut(&mut [TxSlot<'_>]),
+    ) -> Sent {
+        // Not empty only after a panic in `fill`.
+        for filling in self.filling.drain(..) {
+            self.free.put(filling.chunk);
+        }
+        self.reap();
+        let generation = self.paths.refresh();
+        for (index, request) in requests.iter().enumerate().take(MAX_BATCH) {
+            match self.prepare(index, request, generation) {
+                Ok(filling) => self.filling.push(filling),
+                Err(Refusal::NoPath) => self.counters.no_path += 1,
+                Err(Refusal::TooLong) => self.counters.too_long += 1,
+                Err(Refusal::RingFull) => self.counters.ring_full += 1,
+            }
+        }
+        if self.filling.is_empty() {
+            return Sent {
+                accepted: 0,
+                dropped: requests.len(),
+            };
+        }
+        self.lend(fill);
+        let accepted = self.submit();
+        self.counters.datagrams += accepted as u64;
+        self.kick();
+        Sent {
+            accepted,
+            dropped: requests.len() - accepted,
+        }
+    }
+
+    fn info(&self) -> DriverInfo {
+        self.description.info()
+    }
+
+    fn statistics(&self) -> Vec<(&'static str, u64)> {
+        let frames = self.frames();
+        let mut all = kernel_statistics(&self.handle);
+        all.extend([
+            ("tx_datagrams", self.counters.datagrams),
+            ("tx_no_path", self.counters.no_path),
+            ("tx_too_long", self.counters.too_long),
+            ("tx_ring_full", self.counters.ring_full),
+            ("tx_foreign_descs", self.counters.foreign),
+            ("tx_wakeups", self.counters.wakeups),
+            ("tx_wakeup_errors", self.counters.wakeup_errors),
+            ("tx_frames", frames.total as u64),
+            ("tx_frames_free", frames.free as u64),
+            ("tx_frames_tx_ring", frames.tx_ring as u64),
+        ]);
+        all
+    }
+}

@@ -1,0 +1,21 @@
+//! Does the AF_XDP driver move frames as it should: on a veth, in native and generic mode, over
+//! one queue and several, and without losing a frame of its memory?
+
+mod bed;
+mod frames;
+mod lifecycle;
+mod receive;
+mod send;
+
+use std::process::ExitCode;
+
+use ringspan_tests::harness::Suite;
+use ringspan_tests::privilege::Need;
+
+fn main() -> ExitCode {
+    let needs = &[Need::Namespaces, Need::Bpf, Need::AfXdp];
+    let suite = receive::add(Suite::new(), needs);
+    let suite = send::add(suite, needs);
+    let suite = frames::add(suite, needs);
+    lifecycle::add(suite, needs).main()
+}

@@ -2,7 +2,7 @@
 //! small MTU.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::{Command, ExitCode};
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use ringspan::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx, Pollable, Sent, TxRequest};
+use ringspan::io::middleware::{Capture, PcapTap};
 use ringspan::io::tun::{OpenError, Tun, TunConfig};
 use ringspan::io::udp::{UdpConfig, UdpPort};
 use ringspan::mesh::Endpoint;
@@ -21,6 +22,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 const TUN: &[Need] = &[Need::Namespaces, Need::Tun];
 const TUN_SHOWN: &[Need] = &[Need::Namespaces, Need::Tun, Need::Program("ip")];
+const TCPDUMP: &[Need] = &[Need::Program("tcpdump")];
 const NET: &[Need] = &[Need::Namespaces];
 const RULES: &[Need] = &[Need::Namespaces, Need::Program("ip")];
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         .test("udp_marks_what_it_sends", RULES, udp_mark)
         .test("udp_segments_too_long_for_the_path", NET, udp_small_mtu)
         .test("udp_follows_a_changed_source", NET, udp_source_gone)
+        .test("tcpdump_reads_captures", TCPDUMP, tcpdump_reads_captures)
         .main()
 }
 
@@ -376,5 +379,45 @@ fn udp_source_gone() -> TestResult {
         assert_eq!(from.ip(), "10.9.0.1".parse::<IpAddr>()?);
     }
     assert!(statistics.contains(&("tx_source_cleared", 1)));
+    Ok(())
+}
+
+/// Another program's opinion of our capture files.
+fn tcpdump_reads_captures() -> TestResult {
+    let (out, mut file) = io::pipe()?;
+    let (capture, local) = (Capture::new(file.try_clone()?)?, 51820);
+    let port = UdpPort::bind(&UdpConfig::default())?;
+    let mut tx = PcapTap::outer(port.tx(), capture, local);
+    for ip in ["127.0.0.1", "::1"] {
+        let mut to = endpoint(ip, &port)?;
+        to.local = Some(to.remote.ip());
+        let request = TxRequest {
+            to,
+            len: 32,
+            tos: 2,
+        };
+        let sent = tx.send_batch(&[request], &mut |slots| {
+            // A keepalive's shape.
+            slots[0].buffer.fill(0);
+            slots[0].buffer[0] = 4;
+        });
+        assert_eq!(sent.accepted, 1);
+    }
+    file.flush()?;
+    drop((tx, file));
+    let read = Command::new("tcpdump")
+        .args(["-nvv", "-r", "-"])
+        .stdin(out)
+        .output()?;
+    let shown = String::from_utf8(read.stdout)?;
+    let port = port.port();
+    for expected in [
+        format!("127.0.0.1.51820 > 127.0.0.1.{port}: [udp sum ok]"),
+        format!("::1.51820 > ::1.{port}: [udp sum ok]"),
+        "tos 0x2,ECT(0)".to_owned(),
+    ] {
+        assert!(shown.contains(&expected), "{expected}:\n{shown}");
+    }
+    assert!(!shown.contains("bad cksum"), "{shown}");
     Ok(())
 }

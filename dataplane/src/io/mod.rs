@@ -2,6 +2,7 @@
 //! [`engine::port`](crate::engine::port).
 
 pub mod memory;
+pub mod middleware;
 pub mod tun;
 pub mod udp;
 pub mod xdp;

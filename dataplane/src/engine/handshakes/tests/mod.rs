@@ -1,5 +1,6 @@
 //! Nodes against each other on a simulated network and clock.
 
+mod foreign;
 mod hostile;
 mod load;
 mod rekey;

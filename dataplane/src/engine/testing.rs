@@ -10,7 +10,6 @@ use super::port::{
 use super::{Totals, Worker, WorkerConfig};
 use crate::crypto::backend;
 use crate::mesh::{Endpoint, Mesh, Peer};
-use crate::noise::session::SessionSet;
 use crate::noise::{Role, Session, SessionKeys};
 use crate::time::Instant;
 
@@ -230,23 +229,8 @@ pub(super) fn connect(
     let theirs = session(seed ^ 0x80, seed, remote, local, Role::Responder);
     assert!(initiator.mesh.indices.publish(&ours));
     assert!(responder.mesh.indices.publish(&theirs));
-    let before = its_peer.sessions.update(|set| SessionSet {
-        current: Some(Arc::clone(&ours)),
-        previous: set.current.clone(),
-        next: None,
-    });
-    let retired =
-        [&before.previous, &before.next].map(|s| s.as_ref().map(|s| s.keys().local_index));
-    initiator
-        .mesh
-        .indices
-        .remove_all(retired.into_iter().flatten());
-    let before = other_peer.sessions.update(|set| SessionSet {
-        next: Some(Arc::clone(&theirs)),
-        ..set.clone()
-    });
-    let retired = before.next.as_ref().map(|s| s.keys().local_index);
-    responder.mesh.indices.remove_all(retired);
+    its_peer.sessions.install(&ours);
+    other_peer.sessions.install(&theirs);
     (ours, theirs)
 }
 

@@ -1,6 +1,6 @@
 //! Inwards: datagrams to inner packets.
 
-use core::{mem, ptr};
+use core::mem;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -9,10 +9,9 @@ use super::Worker;
 use crate::crypto::OpenJob;
 use crate::engine::counters::Totals;
 use crate::engine::port::{ControlSink, Datagram, InnerTx, MAX_BATCH};
-use crate::mesh::{Endpoint, IndexEntry, Mesh, Peer, Table};
+use crate::mesh::{Endpoint, IndexEntry, Peer, Table};
 use crate::noise::Session;
 use crate::noise::constants::REJECT_AFTER_MESSAGES;
-use crate::noise::session::SessionSet;
 use crate::time::Instant;
 use crate::wire::message::{DATA_HEADER_LEN, DATA_OVERHEAD};
 use crate::wire::{Ecn, Ip, Message, ParseError, ecn};
@@ -114,7 +113,7 @@ impl Worker {
         }
         let mut packets = ArrayVec::<&[u8], MAX_BATCH>::new();
         for run in incoming.chunk_by_mut(|a, b| Arc::ptr_eq(a.session, b.session)) {
-            receive_run(&self.mesh, &table, now, run, &mut packets, totals);
+            receive_run(&table, now, run, &mut packets, totals);
         }
         if !packets.is_empty() {
             let sent = inner.send_batch(&packets);
@@ -149,7 +148,6 @@ fn transport_data(
 
 /// What one session received, in order.
 fn receive_run<'a>(
-    mesh: &Mesh,
     table: &Table,
     now: Instant,
     run: &mut [Incoming<'a>],
@@ -171,7 +169,7 @@ fn receive_run<'a>(
     let Some(newest) = run.iter().rfind(|incoming| incoming.plaintext.is_some()) else {
         return;
     };
-    promote(mesh, peer, session, now);
+    peer.confirm(session, now);
     peer.set_endpoint(newest.from);
 
     let (mut data, mut received, mut bytes) = (0_u64, 0_u64, 0_u64);
@@ -213,37 +211,6 @@ fn receive_run<'a>(
             // The second one asks for another keepalive; more of them change nothing.
             peer.marks.data_received(now);
             peer.marks.data_received(now);
-        }
-    }
-}
-
-/// The first authenticated packet of a responder's new session makes it the current one and
-/// retires the one before the last (WireGuard paper §6.3; kernel `wg_noise_received_with_keypair`).
-fn promote(mesh: &Mesh, peer: &Peer, session: &Arc<Session>, now: Instant) {
-    let is_next = |set: &SessionSet| {
-        set.next
-            .as_ref()
-            .is_some_and(|next| ptr::eq(Arc::as_ptr(next), Arc::as_ptr(session)))
-    };
-    if !is_next(&peer.sessions.load()) {
-        return;
-    }
-    let before = peer.sessions.update(|set| {
-        if is_next(set) {
-            SessionSet {
-                current: set.next.clone(),
-                previous: set.current.clone(),
-                next: None,
-            }
-        } else {
-            set.clone()
-        }
-    });
-    // Of several workers that come here at once, one finds it undone.
-    if is_next(&before) {
-        peer.last_handshake.store(now);
-        if let Some(retired) = &before.previous {
-            mesh.indices.remove(retired.keys().local_index);
         }
     }
 }

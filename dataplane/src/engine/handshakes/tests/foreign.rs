@@ -52,7 +52,7 @@ impl Pair {
     }
 
     /// Gives a datagram to our end.
-    fn to_us(&mut self, bytes: &[u8]) -> bool {
+    fn we_get(&mut self, bytes: &[u8]) -> bool {
         let from = endpoint("192.0.2.2:51820");
         match bytes[0] {
             4 => self.ours.open_data(self.now, bytes, from),
@@ -72,7 +72,7 @@ impl Pair {
                     match result {
                         TunnResult::WriteToNetwork(answer) => {
                             let answer = answer.to_vec();
-                            self.to_us(&answer);
+                            self.we_get(&answer);
                         }
                         TunnResult::WriteToTunnelV4(packet, _) => {
                             delivered.push(packet.to_vec());
@@ -95,7 +95,7 @@ impl Pair {
         match self.theirs.encapsulate(packet, &mut buffer) {
             TunnResult::WriteToNetwork(bytes) => {
                 let bytes = bytes.to_vec();
-                self.to_us(&bytes)
+                self.we_get(&bytes)
             }
             other => panic!("{other:?}"),
         }
@@ -170,7 +170,7 @@ fn sessions_are_renewed_from_either_side() {
         // By theirs, which has another clock.
         pair.pass(secs(1));
         let initiation = pair.their_initiation();
-        assert!(pair.to_us(&initiation));
+        assert!(pair.we_get(&initiation));
         pair.settle();
         assert!(pair.they_send(&packet(2)), "confirms");
         assert!(!Arc::ptr_eq(&renewed, &pair.ours.current().unwrap()));
@@ -219,7 +219,7 @@ fn our_cookie_is_understood() {
     assert_eq!(pair.ours.said.sent[0].kind(), 3);
     pair.settle();
     let initiation = pair.their_initiation();
-    assert!(pair.to_us(&initiation), "with mac2 it is admitted");
+    assert!(pair.we_get(&initiation), "with mac2 it is admitted");
     pair.settle();
     pair.assert_data_flows();
 }

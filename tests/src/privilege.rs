@@ -15,7 +15,8 @@ pub enum Need {
     Namespaces,
     /// TUN devices: `/dev/net/tun`.
     Tun,
-    /// Loading and attaching XDP programs: `CAP_BPF` (or `CAP_SYS_ADMIN`) and `CAP_NET_ADMIN`.
+    /// Loading and attaching XDP programs: `CAP_BPF`, `CAP_PERFMON` and `CAP_NET_ADMIN`, or
+    /// `CAP_SYS_ADMIN`.
     Bpf,
     /// AF_XDP sockets: a kernel with `CONFIG_XDP_SOCKETS`, and `CAP_NET_RAW`.
     AfXdp,
@@ -39,6 +40,7 @@ impl Need {
             Self::Bpf => match capability(Capability::SysAdmin) {
                 None => None,
                 Some(_) => capability(Capability::Bpf)
+                    .or_else(|| capability(Capability::PerfMon))
                     .or_else(|| capability(Capability::NetAdmin))
                     .map(|name| format!("needs {name} to load XDP programs: run as root")),
             },
@@ -71,6 +73,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
 enum Capability {
     NetAdmin = 12,
     SysAdmin = 21,
+    PerfMon = 38,
     Bpf = 39,
 }
 
@@ -86,6 +89,7 @@ fn capability(wanted: Capability) -> Option<&'static str> {
     let name = match wanted {
         Capability::NetAdmin => "CAP_NET_ADMIN",
         Capability::SysAdmin => "CAP_SYS_ADMIN",
+        Capability::PerfMon => "CAP_PERFMON",
         Capability::Bpf => "CAP_BPF",
     };
     (effective & (1 << wanted as u32) == 0).then_some(name)

@@ -5,6 +5,7 @@
 
 mod attach;
 mod differential;
+mod privilege;
 mod verdicts;
 
 use std::process::ExitCode;
@@ -15,9 +16,10 @@ use ringspan_tests::privilege::Need;
 use ringspan_xdp_common::Verdict;
 
 fn main() -> ExitCode {
-    let suite = Suite::new().role(attach::OWNER);
+    let suite = Suite::new().role(attach::OWNER).role(privilege::RESTRICTED);
     let suite = verdicts::add(suite, &[Need::Bpf]);
     let suite = differential::add(suite, &[Need::Bpf]);
+    let suite = privilege::add(suite, &[Need::Bpf]);
     attach::add(suite, &[Need::Bpf, Need::Namespaces]).main()
 }
 

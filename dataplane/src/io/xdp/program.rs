@@ -7,6 +7,7 @@
 mod error;
 mod link;
 mod occupant;
+mod privilege;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -275,6 +276,7 @@ impl XdpProgram {
                 },
                 Some(Errno::PERM) => AttachError::NotPermitted {
                     interface: interface_name,
+                    missing: privilege::missing(),
                 },
                 Some(Errno::NODEV) => AttachError::NoInterface(interface),
                 _ => AttachError::Refused {

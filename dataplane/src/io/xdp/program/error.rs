@@ -6,18 +6,18 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::Mode;
+use super::{Mode, privilege};
 
 /// The XDP program could not be loaded into the kernel.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
     /// The process may not load XDP programs.
-    #[error(
-        "loading the XDP program needs CAP_BPF and CAP_NET_ADMIN: run as root, or grant both \
-         (systemd: AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_NET_RAW)"
-    )]
-    NotPermitted,
+    #[error("loading the XDP program {}", Needs(missing))]
+    NotPermitted {
+        /// The capabilities that are missing; empty if that is not why.
+        missing: String,
+    },
     /// The kernel refused the program or one of its maps.
     #[error(
         "the kernel refused the XDP program: {}; it needs Linux 5.18 or later with \
@@ -35,9 +35,10 @@ pub enum LoadError {
 
 impl From<aya::EbpfError> for LoadError {
     fn from(error: aya::EbpfError) -> Self {
-        match errno(&error) {
-            // Not EACCES: that is how the verifier says no.
-            Some(Errno::PERM) => Self::NotPermitted,
+        match (errno(&error), privilege::missing()) {
+            (Some(Errno::PERM), missing) => Self::NotPermitted { missing },
+            // EACCES is how the verifier says no, which may be for want of a capability too.
+            (Some(Errno::ACCESS), missing) if !missing.is_empty() => Self::NotPermitted { missing },
             _ => Self::Refused(Box::new(error)),
         }
     }
@@ -60,13 +61,12 @@ pub enum AttachError {
         occupant: Occupant,
     },
     /// The process may not attach XDP programs.
-    #[error(
-        "attaching the XDP program to {interface} needs CAP_NET_ADMIN and CAP_BPF: run as root, \
-         or grant both (systemd: AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_NET_RAW)"
-    )]
+    #[error("attaching the XDP program to {interface} {}", Needs(missing))]
     NotPermitted {
         /// The interface's name.
         interface: String,
+        /// The capabilities that are missing; empty if that is not why.
+        missing: String,
     },
     /// There is no such interface in this network namespace.
     #[error("there is no network interface with index {0} in this network namespace")]
@@ -147,6 +147,24 @@ impl UpdateError {
     }
 }
 
+/// What permission takes, and which part of it is missing.
+struct Needs<'a>(&'a str);
+
+impl fmt::Display for Needs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "needs CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON in the initial user namespace: run as \
+             root, or grant them (systemd: AmbientCapabilities=CAP_NET_ADMIN CAP_BPF CAP_PERFMON \
+             CAP_NET_RAW)",
+        )?;
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "; missing here: {}", self.0)
+        }
+    }
+}
+
 /// An error with all its causes on one line. For errors whose messages leave their causes out.
 struct Chain<'a, E: ?Sized>(&'a E);
 
@@ -189,10 +207,30 @@ mod tests {
                 io_error: errno.into(),
             }))
         };
-        assert!(matches!(refused(Errno::PERM), LoadError::NotPermitted));
+        assert!(matches!(
+            refused(Errno::PERM),
+            LoadError::NotPermitted { .. }
+        ));
         let message = refused(Errno::NOMEM).to_string();
         assert!(message.contains("RS_PORTS"), "{message}");
         assert!(message.contains("os error 12"), "{message}");
+    }
+
+    #[test]
+    fn a_missing_capability_is_named_with_the_way_out() {
+        let message = AttachError::NotPermitted {
+            interface: "eth0".to_owned(),
+            missing: "CAP_BPF".to_owned(),
+        }
+        .to_string();
+        for part in [
+            "eth0",
+            "CAP_NET_ADMIN",
+            "run as root",
+            "missing here: CAP_BPF",
+        ] {
+            assert!(message.contains(part), "{message}");
+        }
     }
 
     #[test]

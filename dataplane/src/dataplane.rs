@@ -23,7 +23,7 @@ pub const DEFAULT_PORT: u16 = 51820;
 /// # let (private_key, peer_key) = ("".parse()?, "".parse()?);
 /// let plane = Dataplane::builder(private_key)
 ///     .listen_port(51820)
-///     .outer(Outer::udp())
+///     .outer(Outer::auto("eth0")) // AF_XDP zero copy, AF_XDP copy or UDP, chosen by probing
 ///     .inner(Inner::tun("kubespan").mtu(1420))
 ///     .start()?;
 ///

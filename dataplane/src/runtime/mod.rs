@@ -19,3 +19,4 @@ pub mod setup;
 pub mod wake;
 pub mod wishes;
 pub mod worker;
+mod xdp_setup;

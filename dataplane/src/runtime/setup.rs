@@ -9,13 +9,15 @@ use crate::dataplane::Builder;
 use crate::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx};
 use crate::io::tun::{OpenError, Tun, TunConfig};
 use crate::io::udp::{BindError, UdpConfig, UdpPort};
+use crate::io::xdp::XdpError;
+use crate::io::xdp::program::LoadError;
 
 use super::node::{Node, NodeError, Parts};
 use super::wishes::{CustomOuter, Inner, InnerWish, MIN_MTU, Outer, OuterWish};
 use super::worker::Ports;
 
 /// Bytes that WireGuard adds to an inner packet, IPv6 outside: 40 + 8 + 16 + 16.
-const MAX_OVERHEAD: u16 = 80;
+pub(super) const MAX_OVERHEAD: u16 = 80;
 
 /// Why a node could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,12 @@ pub enum StartError {
     /// The TUN interface.
     #[error(transparent)]
     Tun(#[from] OpenError),
+    /// The XDP program could not be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// AF_XDP could not be set up.
+    #[error(transparent)]
+    Xdp(#[from] XdpError),
     /// The kernel refused something that names no value of the caller's.
     #[error("cannot {step}: {source}")]
     System {
@@ -102,6 +110,7 @@ pub(crate) fn start(builder: Builder) -> Result<Ready, StartError> {
     let request = OuterRequest {
         listen_port,
         fwmark: fwmark.unwrap_or(0),
+        mtu,
         workers,
     };
     let outer = open_outer(outer, &request)?;
@@ -129,32 +138,47 @@ pub(crate) fn start(builder: Builder) -> Result<Ready, StartError> {
 /// The most worker threads: as many as a TUN interface may have queues.
 const MAX_WORKERS: usize = 256;
 
-struct OuterRequest {
+pub(super) struct OuterRequest {
     listen_port: u16,
     fwmark: u32,
-    workers: Option<usize>,
+    pub(super) mtu: u16,
+    pub(super) workers: Option<usize>,
 }
 
-type OuterPorts = (Vec<Box<dyn OuterRx>>, Box<dyn OuterTx>);
+pub(super) type OuterPorts = (Vec<Box<dyn OuterRx>>, Box<dyn OuterTx>);
 
-struct OpenOuter {
-    ports: Vec<OuterPorts>,
-    control_tx: Box<dyn OuterTx>,
-    listen_port: u16,
-    attachments: Vec<Box<dyn Any + Send + Sync>>,
-    notes: Vec<String>,
+pub(super) struct OpenOuter {
+    pub(super) ports: Vec<OuterPorts>,
+    pub(super) control_tx: Box<dyn OuterTx>,
+    pub(super) listen_port: u16,
+    pub(super) attachments: Vec<Box<dyn Any + Send + Sync>>,
+    pub(super) notes: Vec<String>,
 }
 
 fn open_outer(outer: Outer, request: &OuterRequest) -> Result<OpenOuter, StartError> {
-    match outer.0 {
-        OuterWish::Custom(custom) => open_custom(custom, request.listen_port),
-        OuterWish::Udp => {
-            let config = UdpConfig {
-                port: request.listen_port,
-                fwmark: request.fwmark,
-                ..UdpConfig::default()
-            };
-            Ok(udp_alone(&UdpPort::bind(&config)?, request, Vec::new()))
+    let wish = match outer.0 {
+        OuterWish::Custom(custom) => return open_custom(custom, request.listen_port),
+        OuterWish::Udp => None,
+        OuterWish::Xdp(wish) => Some(wish),
+    };
+    let config = UdpConfig {
+        port: request.listen_port,
+        fwmark: request.fwmark,
+        ..UdpConfig::default()
+    };
+    let udp = UdpPort::bind(&config)?;
+    let Some(wish) = wish else {
+        return Ok(udp_alone(&udp, request, Vec::new()));
+    };
+    match super::xdp_setup::open(&wish, &udp, request) {
+        Ok(open) => Ok(open),
+        Err(error) if wish.required => Err(error),
+        Err(error) => {
+            let note = format!(
+                "AF_XDP on {} is not used, the UDP socket carries everything: {error}",
+                wish.interface
+            );
+            Ok(udp_alone(&udp, request, vec![note]))
         }
     }
 }

@@ -10,6 +10,17 @@ pub const MIN_MTU: u16 = 576;
 /// The inner MTU that fits a path of 1500 bytes with IPv6 outside: 1500 − 40 − 8 − 32.
 pub const DEFAULT_MTU: u16 = 1420;
 
+/// How AF_XDP is used on its interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum XdpSend {
+    /// AF_XDP both ways.
+    #[default]
+    Both,
+    /// AF_XDP receives, the UDP socket sends: often the better pair where there is no zero copy,
+    /// because the socket sends runs of datagrams as one (GSO).
+    ReceiveOnly,
+}
+
 /// Where encrypted datagrams come from and go to. The UDP socket is bound in any case: it
 /// reserves the port, takes what XDP passes, and sends what AF_XDP cannot yet.
 #[derive(Debug)]
@@ -18,7 +29,18 @@ pub struct Outer(pub(super) OuterWish);
 #[derive(Debug)]
 pub(super) enum OuterWish {
     Udp,
+    Xdp(XdpWish),
     Custom(CustomOuter),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct XdpWish {
+    pub(super) interface: String,
+    /// Without it the node does not start; else it goes on with UDP and says why.
+    pub(super) required: bool,
+    pub(super) send: XdpSend,
+    pub(super) copy_only: bool,
+    pub(super) generic_only: bool,
 }
 
 pub(super) struct CustomOuter {
@@ -36,6 +58,29 @@ impl fmt::Debug for CustomOuter {
 }
 
 impl Outer {
+    /// The best that `interface` can do, by probing: AF_XDP with zero copy, AF_XDP with copying,
+    /// else the UDP socket. What was not taken is in the node's notes, with the reason.
+    #[must_use]
+    pub fn auto(interface: impl Into<String>) -> Self {
+        Self::on(interface, false)
+    }
+
+    /// AF_XDP on `interface`, or an error.
+    #[must_use]
+    pub fn xdp(interface: impl Into<String>) -> Self {
+        Self::on(interface, true)
+    }
+
+    fn on(interface: impl Into<String>, required: bool) -> Self {
+        Self(OuterWish::Xdp(XdpWish {
+            interface: interface.into(),
+            required,
+            send: XdpSend::default(),
+            copy_only: false,
+            generic_only: false,
+        }))
+    }
+
     /// The kernel's UDP socket alone.
     #[must_use]
     pub fn udp() -> Self {
@@ -51,6 +96,33 @@ impl Outer {
         control_tx: Box<dyn OuterTx>,
     ) -> Self {
         Self(OuterWish::Custom(CustomOuter { rx, tx, control_tx }))
+    }
+
+    /// Chooses who sends; no effect without AF_XDP.
+    #[must_use]
+    pub fn send(mut self, send: XdpSend) -> Self {
+        if let OuterWish::Xdp(wish) = &mut self.0 {
+            wish.send = send;
+        }
+        self
+    }
+
+    /// Does not try zero copy; no effect without AF_XDP.
+    #[must_use]
+    pub fn copy_only(mut self) -> Self {
+        if let OuterWish::Xdp(wish) = &mut self.0 {
+            wish.copy_only = true;
+        }
+        self
+    }
+
+    /// Attaches in generic mode, behind the driver; no effect without AF_XDP.
+    #[must_use]
+    pub fn generic_only(mut self) -> Self {
+        if let OuterWish::Xdp(wish) = &mut self.0 {
+            wish.generic_only = true;
+        }
+        self
     }
 }
 

@@ -1,0 +1,81 @@
+//! AF_XDP for a node: the program on the interface, its queues dealt out to workers.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::thread;
+
+use tracing::info;
+
+use crate::engine::port::OuterTx;
+use crate::io::udp::UdpPort;
+use crate::io::xdp::{Mode, PathTable, Transmit, XdpConfig, XdpDriver, XdpProgram, ZeroCopy};
+
+use super::outer_pair::OuterPair;
+use super::setup::{MAX_OVERHEAD, OpenOuter, OuterPorts, OuterRequest, StartError};
+use super::wishes::{XdpSend, XdpWish};
+
+/// Opens AF_XDP as `wish` says, beside the UDP socket.
+pub(super) fn open(
+    wish: &XdpWish,
+    udp: &UdpPort,
+    request: &OuterRequest,
+) -> Result<OpenOuter, StartError> {
+    let paths = PathTable::new().map_err(|source| StartError::System {
+        step: "make the path table",
+        source,
+    })?;
+    let transmit = (wish.send == XdpSend::Both).then(|| Transmit {
+        largest_datagram: request.mtu.saturating_add(MAX_OVERHEAD),
+        ..Transmit::new(udp.port(), Arc::clone(&paths))
+    });
+    let config = XdpConfig {
+        attach: if wish.generic_only {
+            Mode::Generic
+        } else {
+            Mode::Auto
+        },
+        zero_copy: if wish.copy_only {
+            ZeroCopy::Never
+        } else {
+            ZeroCopy::Auto
+        },
+        transmit,
+        ..XdpConfig::default()
+    };
+    let mut program = XdpProgram::load(&[udp.port()])?;
+    let queues = XdpDriver::open(&wish.interface, &mut program, &config)?;
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let workers = request
+        .workers
+        .unwrap_or_else(|| queues.len().min(cpus).max(1));
+
+    let mut ports: Vec<OuterPorts> = (0..workers)
+        .map(|_| (Vec::new(), Box::new(udp.tx()) as Box<dyn OuterTx>))
+        .collect();
+    for (number, queue) in queues.into_iter().enumerate() {
+        info!(
+            "queue {number} of {}: {}",
+            wish.interface,
+            queue.info().mode
+        );
+        let (rx, tx) = queue.split();
+        let (receivers, sender) = &mut ports[number % workers];
+        // A worker sends on the first of its queues: one path keeps the order.
+        if let Some(tx) = tx.filter(|_| receivers.is_empty()) {
+            *sender = Box::new(OuterPair::new(tx, udp.tx()));
+        }
+        receivers.push(Box::new(rx));
+    }
+    // What XDP passes: fragments, other interfaces, queues that appeared later.
+    if let Some((receivers, _)) = ports.first_mut() {
+        receivers.push(Box::new(udp.rx()));
+    }
+    let attachments: Vec<Box<dyn Any + Send + Sync>> = vec![Box::new(program)];
+    Ok(OpenOuter {
+        ports,
+        control_tx: Box::new(udp.tx()),
+        listen_port: udp.port(),
+        attachments,
+        notes: Vec::new(),
+    })
+}

@@ -26,12 +26,14 @@ impl Pings {
         self.sent > 0 && self.round_trips.len() == self.sent
     }
 
-    /// The median round-trip time; `None` when nothing came back.
+    /// The round-trip time that `share` of the answers (0 to 1) did not exceed; `None` when nothing
+    /// came back.
     #[must_use]
-    pub fn median(&self) -> Option<Duration> {
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
         let mut sorted = self.round_trips.clone();
         sorted.sort_unstable();
-        sorted.get(sorted.len() / 2).copied()
+        let last = sorted.len().checked_sub(1)?;
+        sorted.get((share * last as f64).round() as usize).copied()
     }
 }
 

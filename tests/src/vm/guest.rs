@@ -15,6 +15,7 @@ use crate::traffic::ping::{self, ping};
 use crate::traffic::{Pings, tcp, udp};
 
 /// The control network, on the guest's first card.
+const CONTROL_TAP: &str = "vm0";
 const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const GUEST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
 const CONTROL_PORT: u16 = 7000;
@@ -36,7 +37,8 @@ pub const ROLE: Role = Role {
     },
 };
 
-/// A running machine whose cards hang on the bridge `br0` of a namespace.
+/// A running machine with two cards: one to tell it what to do, one whose cable ends in the
+/// bridge [`BRIDGE`](Self::BRIDGE) of a namespace, for tests.
 #[derive(Debug)]
 pub struct Guest {
     namespace: Namespace,
@@ -44,11 +46,13 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// The bridge that joins the guest's cards, in [`namespace`](Self::namespace).
+    /// The bridge that the tests' card hangs on, in [`namespace`](Self::namespace).
     pub const BRIDGE: &'static str = "br0";
+    /// The tests' card, in the guest: down, without an address.
+    pub const CARD: &'static str = "eth1";
 
-    /// Starts `machine` with one card of `queues` queues, and waits until its agent answers. The
-    /// calling binary plays [`ROLE`] in the guest.
+    /// Starts `machine`, its tests' card with `queues` queues, and waits until its agent answers.
+    /// The calling binary plays [`ROLE`] in the guest.
     ///
     /// # Errors
     /// When the machine does not start, or its agent does not answer within two minutes.
@@ -56,11 +60,7 @@ impl Guest {
         let failed = |error: NetError| io::Error::other(error);
         let namespace = Namespace::new("vm").map_err(failed)?;
         namespace.add_bridge(Self::BRIDGE).map_err(failed)?;
-        let control = ipnet::Ipv4Net::new_assert(HOST, 24);
-        namespace
-            .add_address(Self::BRIDGE, control)
-            .map_err(failed)?;
-        machine.taps = vec![("vm0".into(), queues)];
+        machine.taps = vec![(CONTROL_TAP.into(), 1), ("vm1".into(), queues)];
         let program = std::env::current_exe()?;
         let arguments = ROLE.arguments();
         let process = machine
@@ -71,8 +71,14 @@ impl Guest {
         let mut guest = Self { namespace, process };
         // A machine whose packages are to be checked first takes its time.
         guest.until(Duration::from_secs(60), |guest| {
-            guest.namespace.attach("vm0", Self::BRIDGE).map_err(failed)
+            guest.namespace.attach("vm1", Self::BRIDGE).map_err(failed)
         })?;
+        let control = ipnet::Ipv4Net::new_assert(HOST, 24);
+        guest
+            .namespace
+            .add_address(CONTROL_TAP, control)
+            .and_then(|()| guest.namespace.up(CONTROL_TAP))
+            .map_err(failed)?;
         guest.until(Duration::from_secs(120), |guest| {
             guest.shell("true").map(drop)
         })?;

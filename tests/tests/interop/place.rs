@@ -49,7 +49,7 @@ impl Place {
     pub(crate) const fn outer_link(&self) -> &'static str {
         match self {
             Self::Space(_) => "up",
-            Self::Guest(_) => "eth0",
+            Self::Guest(_) => Guest::CARD,
         }
     }
 

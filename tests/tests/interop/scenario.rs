@@ -91,7 +91,10 @@ impl Scenario {
                 Veth::default().join(&us, "up", bridged, &port)?;
                 bridged.attach(&port, Guest::BRIDGE)?;
                 // The last test's neighbours had these addresses.
-                guest.shell("ip -4 neigh flush dev eth0; ip -6 neigh flush dev eth0")?;
+                let card = Guest::CARD;
+                guest.shell(&format!(
+                    "ip link set {card} up; ip -4 neigh flush dev {card}; ip -6 neigh flush dev {card}"
+                ))?;
             }
         }
         let places = [Place::Space(us), peer];

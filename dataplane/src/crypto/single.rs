@@ -183,6 +183,31 @@ mod tests {
         );
     }
 
+    /// draft-irtf-cfrg-xchacha-03, appendix A.3.1.
+    #[test]
+    fn seals_the_vector_of_the_xchacha_draft() {
+        let key = core::array::from_fn(|at| 0x80 + at as u8);
+        let nonce = core::array::from_fn(|at| 0x40 + at as u8);
+        let aad = [
+            0x50, 0x51, 0x52, 0x53, 0xc0, 0xc1, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7,
+        ];
+        let text = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip \
+                     for the future, sunscreen would be it.";
+        let mut sealed = vec![0; text.len() + 16];
+        assert!(seal_x(&key, &nonce, &aad, text, &mut sealed));
+        assert_eq!(
+            sealed[..8],
+            [0xbd, 0x6d, 0x17, 0x9d, 0x3e, 0x83, 0xd4, 0x3b]
+        );
+        assert_eq!(
+            sealed[text.len()..],
+            [
+                0xc0, 0x87, 0x59, 0x24, 0xc1, 0xc7, 0x98, 0x79, 0x47, 0xde, 0xaf, 0xd8, 0x78, 0x0a,
+                0xcf, 0x49
+            ]
+        );
+    }
+
     proptest! {
         #[test]
         fn what_is_sealed_opens_and_nothing_else(

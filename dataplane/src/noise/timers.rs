@@ -29,8 +29,11 @@ pub enum Action {
     RetryHandshake,
     /// No response after all retries: drop what waits for a session.
     GiveUp,
-    /// A handshake that came too soon after the last one may be made now, if still needed.
-    DeferredHandshake,
+    /// A handshake that came too soon after the last one may be made now.
+    DeferredHandshake {
+        /// Whether it is to be made even where there is a good session.
+        in_any_case: bool,
+    },
     /// The peer has gone silent: forget the source address and initiate.
     NewHandshake,
     /// Send an empty packet.
@@ -43,10 +46,13 @@ pub enum Action {
 #[derive(Clone, Debug, Default)]
 pub struct Timers {
     persistent_keepalive: Option<Duration>,
+    /// Persistent keepalives were switched on, and none was asked for yet.
+    first_keepalive: bool,
     /// The last persistent keepalive was asked for then. It need not have been sent.
     persistent_fired: Option<Instant>,
     retransmit_at: Option<Instant>,
     deferred_to: Option<Instant>,
+    deferred_in_any_case: bool,
     /// Retries since the last new handshake.
     attempts: u32,
     /// The last handshake message was sent then, of either kind.
@@ -58,10 +64,13 @@ pub struct Timers {
 }
 
 impl Timers {
-    /// Sets or ends persistent keepalives. The first one is due at once.
+    /// Sets or ends persistent keepalives. Where there were none before, the first one is due at
+    /// once.
     pub fn set_persistent_keepalive(&mut self, seconds: Option<NonZeroU16>) {
-        self.persistent_keepalive = seconds.map(|s| Duration::from_secs(u64::from(s.get())));
-        self.persistent_fired = None;
+        let interval = seconds.map(|s| Duration::from_secs(u64::from(s.get())));
+        self.first_keepalive |= self.persistent_keepalive.is_none() && interval.is_some();
+        self.first_keepalive &= interval.is_some();
+        self.persistent_keepalive = interval;
     }
 
     /// Whether an initiation may be sent: none was within [`REKEY_TIMEOUT`].
@@ -82,17 +91,19 @@ impl Timers {
         self.attempts = 0;
     }
 
-    /// An initiation that [`may_initiate`](Self::may_initiate) forbids is made as soon as it may.
-    pub fn defer_initiation(&mut self) {
-        if !self.is_initiating() {
+    /// An initiation that [`may_initiate`](Self::may_initiate) forbids is made as soon as it may,
+    /// `in_any_case` or if there is no good session then.
+    pub fn defer_initiation(&mut self, in_any_case: bool) {
+        if self.retransmit_at.is_none() {
             self.deferred_to = self.last_sent.map(|sent| sent + REKEY_TIMEOUT);
+            self.deferred_in_any_case |= in_any_case;
         }
     }
 
     /// An initiation was sent. `jitter` is any random number.
     pub fn initiation_sent(&mut self, now: Instant, jitter: u32) {
         self.last_sent = Some(now);
-        self.deferred_to = None;
+        self.cancel_deferred();
         self.retransmit_at = Some(now + REKEY_TIMEOUT + jitter_from(jitter));
     }
 
@@ -109,7 +120,7 @@ impl Timers {
     /// A handshake is complete: its response came, or the first packet that confirms it.
     pub fn handshake_complete(&mut self) {
         self.retransmit_at = None;
-        self.deferred_to = None;
+        self.cancel_deferred();
         self.attempts = 0;
         self.kept_fresh = false;
     }
@@ -118,6 +129,7 @@ impl Timers {
     pub fn reset(&mut self) {
         *self = Self {
             persistent_keepalive: self.persistent_keepalive,
+            first_keepalive: self.persistent_keepalive.is_some(),
             ..Self::default()
         };
     }
@@ -176,8 +188,9 @@ impl Timers {
             return Some(Action::RetryHandshake);
         }
         if over(self.deferred_to) {
-            self.deferred_to = None;
-            return Some(Action::DeferredHandshake);
+            let in_any_case = self.deferred_in_any_case;
+            self.cancel_deferred();
+            return Some(Action::DeferredHandshake { in_any_case });
         }
         if over(self.new_handshake_at(marks)) {
             marks.unanswered_since.clear();
@@ -189,10 +202,16 @@ impl Timers {
             return Some(Action::SendKeepalive);
         }
         if over(self.persistent_at(marks)) {
+            self.first_keepalive = false;
             self.persistent_fired = Some(now);
             return Some(Action::SendKeepalive);
         }
         None
+    }
+
+    fn cancel_deferred(&mut self) {
+        self.deferred_to = None;
+        self.deferred_in_any_case = false;
     }
 
     fn new_handshake_at(&self, marks: &Marks) -> Option<Instant> {
@@ -202,6 +221,9 @@ impl Timers {
 
     fn persistent_at(&self, marks: &Marks) -> Option<Instant> {
         let interval = self.persistent_keepalive?;
+        if self.first_keepalive {
+            return Some(Instant::ZERO);
+        }
         let last = marks.last_traversal.load().max(self.persistent_fired);
         Some(last.map_or(Instant::ZERO, |last| last + interval))
     }
@@ -280,14 +302,15 @@ mod tests {
         let (mut timers, marks) = (Timers::default(), Marks::default());
         timers.response_sent(at(0));
         assert!(!timers.may_initiate(at(5) - MS));
-        timers.defer_initiation();
+        timers.defer_initiation(false);
+        timers.defer_initiation(true);
         assert_eq!(timers.expired(at(5) - MS, &marks, 0), None);
-        assert_eq!(
-            timers.expired(at(5), &marks, 0),
-            Some(Action::DeferredHandshake)
-        );
+        let deferred = |in_any_case| Some(Action::DeferredHandshake { in_any_case });
+        assert_eq!(timers.expired(at(5), &marks, 0), deferred(true));
         assert_eq!(timers.expired(at(5), &marks, 0), None);
-        timers.defer_initiation();
+        timers.defer_initiation(false);
+        assert_eq!(timers.expired(at(5), &marks, 0), deferred(false));
+        timers.defer_initiation(true);
         timers.handshake_complete();
         assert_eq!(timers.deadline(&marks), None);
     }
@@ -370,8 +393,18 @@ mod tests {
         );
         marks.authenticated_received(at(40));
         assert_eq!(timers.deadline(&marks), Some(at(65)));
+        // Setting what is set already sends nothing; another interval counts from then too.
+        timers.set_persistent_keepalive(NonZeroU16::new(25));
+        assert_eq!(timers.deadline(&marks), Some(at(65)));
+        timers.set_persistent_keepalive(NonZeroU16::new(5));
+        assert_eq!(timers.deadline(&marks), Some(at(45)));
         timers.set_persistent_keepalive(None);
         assert_eq!(timers.deadline(&marks), None);
+        timers.set_persistent_keepalive(NonZeroU16::new(5));
+        assert_eq!(
+            timers.expired(at(41), &marks, 0),
+            Some(Action::SendKeepalive)
+        );
     }
 
     #[test]

@@ -291,6 +291,15 @@ impl Handshakes {
         self.leave(peer);
     }
 
+    /// Makes a new session with `peer` whether it has one or not: its endpoint was changed, say.
+    /// Like all initiations it waits until [`REKEY_TIMEOUT`](crate::noise::constants::REKEY_TIMEOUT) has passed since the last one.
+    pub fn renew(&mut self, now: Now, peer: &PublicKey, out: Sink<'_>) {
+        if let Some((state, mut context)) = self.enter(peer, now, out) {
+            state.renew(&mut context);
+        }
+        self.leave(peer);
+    }
+
     /// Runs all timers that are due, and returns when to call this next.
     pub fn tick(&mut self, now: Now, out: Sink<'_>) -> Instant {
         if self.schedule.begin_scan(now.monotonic) {

@@ -88,26 +88,34 @@ impl PeerState {
     pub(super) fn request(&mut self, context: &mut Context<'_>) {
         if self.needs_session(context.now.monotonic) {
             self.timers.restart_attempts();
-            self.initiate(context);
+            self.initiate(context, false);
         } else {
             self.peer.marks.handshake_begun();
         }
+    }
+
+    /// A new session is wanted in any case.
+    pub(super) fn renew(&mut self, context: &mut Context<'_>) {
+        self.timers.restart_attempts();
+        self.initiate(context, true);
     }
 
     /// Runs every timer that is due, and takes up what workers have done.
     pub(super) fn run_timers(&mut self, context: &mut Context<'_>) {
         let now = context.now.monotonic;
         self.notice_confirmation(context.mesh);
-        let jitter = context.jitter();
-        while let Some(action) = self.timers.expired(now, &self.peer.marks, jitter) {
-            self.act(action, context);
+        // This runs for every peer every second: randomness is drawn for those alone that need it.
+        if self.deadline().is_some_and(|at| at <= now) {
+            let jitter = context.jitter();
+            while let Some(action) = self.timers.expired(now, &self.peer.marks, jitter) {
+                self.act(action, context);
+            }
         }
         let sessions = self.peer.sessions.load();
         let wants_fresh = self.timers.wants_fresh(&sessions, &self.peer.marks);
         drop(sessions);
         if wants_fresh {
-            self.timers.restart_attempts();
-            self.initiate(context);
+            self.renew(context);
         }
         // A wish that got lost on its way here.
         if self.peer.marks.handshake_is_wanted() && !self.timers.is_initiating() {
@@ -121,13 +129,13 @@ impl PeerState {
                 self.peer.forget_source();
                 // Whoever still has something to send asks again, and so restarts the attempts.
                 self.peer.marks.handshake_begun();
-                self.initiate(context);
+                self.initiate(context, true);
             }
-            Action::DeferredHandshake => self.request(context),
+            Action::DeferredHandshake { in_any_case: true } => self.renew(context),
+            Action::DeferredHandshake { in_any_case: false } => self.request(context),
             Action::NewHandshake => {
                 self.peer.forget_source();
-                self.timers.restart_attempts();
-                self.initiate(context);
+                self.renew(context);
             }
             Action::GiveUp => {
                 self.peer.marks.handshake_begun();
@@ -138,11 +146,12 @@ impl PeerState {
         }
     }
 
-    /// Sends an initiation, now or as soon as one may be sent.
-    fn initiate(&mut self, context: &mut Context<'_>) {
+    /// Sends an initiation, now or as soon as one may be sent: then `in_any_case`, or if there is no
+    /// good session.
+    fn initiate(&mut self, context: &mut Context<'_>, in_any_case: bool) {
         let now = context.now.monotonic;
         if !self.timers.may_initiate(now) {
-            self.timers.defer_initiation();
+            self.timers.defer_initiation(in_any_case);
             return;
         }
         if self.peer.endpoint().is_none() {

@@ -268,3 +268,32 @@ fn without_an_endpoint_nothing_is_tried() {
     world.run(secs(5));
     assert_eq!(world.a.mesh.indices.load().len(), 1);
 }
+
+#[test]
+fn a_renewal_is_made_whatever_there_is() {
+    let mut world = World::connected();
+    world.pass(secs(1));
+    let first = world.a.current().unwrap();
+    let key = public_key(2);
+    let said = &mut world.a.said;
+    world
+        .a
+        .handshakes
+        .renew(world.now, &key, &mut |output| said.hear(&output));
+    assert!(
+        world.a.said.sent.is_empty(),
+        "not sooner than 5 s after the last initiation"
+    );
+    world.run(secs(3));
+    assert!(world.log.is_empty());
+    world.run(secs(2));
+    assert_eq!(world.count(true, 1), 1);
+    assert!(!Arc::ptr_eq(&first, &world.a.current().unwrap()));
+    assert!(world.exchange());
+}
+
+#[test]
+fn it_can_be_given_to_a_thread() {
+    fn assert_send<T: Send>() {}
+    assert_send::<Handshakes>();
+}

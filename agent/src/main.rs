@@ -1,2 +1,43 @@
-//! To be filled.
-fn main() {}
+//! The `ringspan` binary: runs one tunnel in the foreground from a configuration file, shows what
+//! runs, makes keys. Whatever a program that links the library could want is in the library.
+
+mod cli;
+mod config;
+mod failure;
+mod keys;
+mod logging;
+mod net;
+mod privilege;
+mod resolve;
+mod signals;
+mod status;
+mod up;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Err(failure) if !failure.is_broken_pipe() => {
+            eprintln!("error: {failure}");
+            failure.code()
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Up(options) => up::run(&options)?,
+        Command::Status(options) => status::print(&options, io::stdout().lock())?,
+        Command::Genkey => keys::generate(io::stdout().lock())?,
+        Command::Genpsk => keys::generate_preshared(io::stdout().lock())?,
+        Command::Pubkey => keys::derive(io::stdin().lock(), io::stdout().lock())?,
+    }
+    Ok(())
+}

@@ -24,7 +24,7 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -396,6 +396,30 @@ impl Namespace {
                 Err(_) => thread::sleep(Duration::from_millis(10)),
             }
         }
+    }
+
+    /// The id of the XDP program that runs on `link`, in whatever mode.
+    ///
+    /// # Errors
+    /// When there is no such link here.
+    pub fn xdp_program(&self, link: &str) -> Result<Option<u32>, NetError> {
+        let links = self.links()?;
+        let link = links
+            .iter()
+            .find(|message| name(message) == Some(link))
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+            .doing(|| format!("find the link {link} in namespace {}", self.label))?;
+        let attributes = link
+            .attributes
+            .iter()
+            .filter_map(|attribute| match attribute {
+                LinkAttribute::Xdp(xdp) => Some(xdp),
+                _ => None,
+            });
+        Ok(attributes.flatten().find_map(|attribute| match attribute {
+            LinkXdp::ProgId(id) => Some(*id),
+            _ => None,
+        }))
     }
 
     fn links(&self) -> Result<Vec<LinkMessage>, NetError> {

@@ -1,0 +1,174 @@
+//! A tunnel from start to end.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ringspan::crypto::PublicKey;
+use ringspan::{Dataplane, Inner, Outer};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use super::UpError;
+use crate::config::{Config, OuterDriver, PeerConfig};
+use crate::net::{Setup, interface_index};
+use crate::resolve::{Known, Resolver, specs};
+use crate::signals::EndSignals;
+use crate::status::StatusSocket;
+use crate::status::report::{self, TunnelStatus};
+
+/// Starts the tunnel, serves its status, waits for a signal, takes everything back.
+///
+/// `card` is the network card for XDP, if one is known.
+pub(super) fn run(
+    config: Config,
+    card: Option<String>,
+    socket: StatusSocket,
+    mut signals: EndSignals,
+) -> Result<(), UpError> {
+    let started = Instant::now();
+    let plane = Arc::new(start(&config, card)?);
+    let mut known = Known::new();
+    apply(&plane, &config.peers, &known)?;
+    let resolver = Resolver::start(&config.peers).map_err(io_error("starting the resolver"))?;
+
+    let interface = plane.interface().unwrap_or(&config.name);
+    let index = interface_index(interface).map_err(io_error("finding the tunnel's interface"))?;
+    let setup = Setup::apply(index, &config)?;
+
+    let config = Arc::new(config);
+    let server = {
+        let (plane, config) = (Arc::clone(&plane), Arc::clone(&config));
+        socket
+            .serve(move || status(&plane, &config, started))
+            .map_err(io_error("starting the status thread"))?
+    };
+    tracing::info!(
+        "tunnel {} is up: UDP port {}, {} peers",
+        config.name,
+        plane.listen_port(),
+        config.peers.len()
+    );
+
+    let outcome = serve(
+        &plane,
+        &config.peers,
+        &mut known,
+        resolver.as_ref(),
+        &mut signals,
+    );
+
+    tracing::info!("tunnel {} goes down", config.name);
+    drop(server);
+    let left = setup.undo();
+    // The server's thread has ended, and with it the only other owner.
+    if let Some(plane) = Arc::into_inner(plane) {
+        plane.shutdown()?;
+    }
+    outcome?;
+    if left.is_empty() {
+        Ok(())
+    } else {
+        Err(UpError::LeftBehind(left.join("; ")))
+    }
+}
+
+fn start(config: &Config, card: Option<String>) -> Result<Dataplane, UpError> {
+    let outer = match (config.outer.driver, card) {
+        (OuterDriver::Xdp, Some(card)) => Outer::xdp(card),
+        (OuterDriver::Auto, Some(card)) => Outer::auto(card),
+        (OuterDriver::Auto, None) => {
+            tracing::info!("no default route names a network card for XDP: the UDP socket is used");
+            Outer::udp()
+        }
+        (OuterDriver::Udp | OuterDriver::Xdp, _) => Outer::udp(),
+    };
+    let mut builder = Dataplane::builder(config.private_key.clone())
+        .listen_port(config.listen_port)
+        .outer(outer)
+        .inner(Inner::tun(config.name.as_str()).mtu(config.mtu));
+    if config.fwmark != 0 {
+        builder = builder.fwmark(config.fwmark);
+    }
+    if let Some(workers) = config.workers {
+        builder = builder.workers(workers.get());
+    }
+    Ok(builder.start()?)
+}
+
+/// Waits for the signal that ends the tunnel, and tells control of names found meanwhile.
+fn serve(
+    plane: &Dataplane,
+    peers: &[PeerConfig],
+    known: &mut Known,
+    resolver: Option<&Resolver>,
+    signals: &mut EndSignals,
+) -> Result<(), UpError> {
+    loop {
+        {
+            let mut waiting = vec![PollFd::new(&*signals, PollFlags::IN)];
+            waiting.extend(resolver.map(|r| PollFd::from_borrowed_fd(r.as_fd(), PollFlags::IN)));
+            match poll(&mut waiting, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(io_error("waiting for signals")(errno.into())),
+            }
+        }
+        if signals.came() {
+            return Ok(());
+        }
+        if resolver.is_some_and(|resolver| resolver.collect(known)) {
+            apply(plane, peers, known)?;
+        }
+    }
+}
+
+/// Makes the configured peers the plane's. The configuration was checked, so a refusal is either
+/// a key that no handshake can use, or a mistake of ours; both deserve the operator's attention.
+fn apply(plane: &Dataplane, peers: &[PeerConfig], known: &Known) -> Result<(), UpError> {
+    let applied = plane
+        .control()
+        .apply(&specs(peers, known))
+        .map_err(|_| UpError::Stopped)?;
+    match applied.rejected.first() {
+        None => Ok(()),
+        Some((key, reason)) => Err(UpError::Peer {
+            peer: key.to_string(),
+            reason: reason.to_string(),
+        }),
+    }
+}
+
+fn status(plane: &Dataplane, config: &Config, started: Instant) -> TunnelStatus {
+    let order: BTreeMap<PublicKey, usize> = config
+        .peers
+        .iter()
+        .enumerate()
+        .map(|(index, peer)| (peer.public_key, index))
+        .collect();
+    let mut peers = plane.statuses();
+    peers.sort_by_key(|peer| order.get(&peer.public_key).copied());
+    TunnelStatus {
+        name: config.name.clone(),
+        public_key: plane.public_key().to_string(),
+        listen_port: plane.listen_port(),
+        fwmark: config.fwmark,
+        mtu: config.mtu,
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_s: started.elapsed().as_secs(),
+        drivers: plane.drivers().into_iter().map(report::driver).collect(),
+        notes: plane.notes().to_vec(),
+        counters: plane
+            .counters()
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count))
+            .collect(),
+        peers: peers.into_iter().map(report::peer).collect(),
+    }
+}
+
+fn io_error(doing: &'static str) -> impl Fn(io::Error) -> UpError {
+    move |source| UpError::Io { doing, source }
+}

@@ -7,9 +7,9 @@
 //! Outwards ([`seal`](Worker::seal)): destination to peer, counters reserved a run of packets at a
 //! time, the whole batch through the AEAD from the source buffers into the driver's.
 //!
-//! One thread owns a worker. It takes the replay lock of one session at a time and nothing else
-//! while it holds it; the index table's writer lock only to retire a session. The only queue is
-//! that of the packets that wait for a handshake, bounded per peer and in bytes.
+//! One thread owns a worker. It takes one lock, that of a session's replay window, and nothing
+//! else while it holds it. The only queue is that of the packets that wait for a handshake,
+//! bounded per peer and in bytes.
 
 mod open;
 mod seal;
@@ -18,10 +18,10 @@ mod tests;
 
 use std::sync::Arc;
 
-use super::counters::WorkerCounters;
+use super::counters::{Totals, WorkerCounters};
 use super::port::ControlSink;
 use super::staged::Staged;
-use crate::crypto::BatchAead;
+use crate::crypto::{BatchAead, PublicKey};
 use crate::mesh::{Mesh, Peer};
 
 /// What a worker must know beside its tables.
@@ -59,6 +59,20 @@ impl Worker {
     #[must_use]
     pub fn has_staged(&self) -> bool {
         !self.staged.is_empty()
+    }
+
+    /// Drops what waits for a session with `peer`: no handshake came about, or the peer is gone.
+    /// Returns how many packets.
+    pub fn discard_staged(&mut self, peer: &PublicKey) -> usize {
+        let count = self
+            .staged
+            .take(peer)
+            .map_or(0, |queue| queue.packets.len());
+        self.counters.add(&Totals {
+            staged_expired: count as u64,
+            ..Totals::default()
+        });
+        count
     }
 
     /// What this worker counts.

@@ -169,6 +169,8 @@ fn receive_run<'a>(
     let Some(newest) = run.iter().rfind(|incoming| incoming.plaintext.is_some()) else {
         return;
     };
+    // The first packet of a responder's new session makes it the current one; control notices,
+    // and gives back the indices of what it replaces.
     peer.confirm(session, now);
     peer.set_endpoint(newest.from);
 

@@ -224,6 +224,16 @@ fn packets_that_waited_as_long_as_a_handshake_is_tried_are_dropped() {
 }
 
 #[test]
+fn packets_for_a_handshake_that_failed_are_dropped() {
+    let mut pair = Pair::new();
+    pair.a.seal(START, &[a_to_b(0), a_to_b(1)]);
+    assert_eq!(pair.a.worker.discard_staged(pair.b_of_a.public_key()), 2);
+    assert!(!pair.a.worker.has_staged());
+    assert_eq!(pair.a.worker.discard_staged(pair.b_of_a.public_key()), 0);
+    assert_eq!(pair.a.totals().staged_expired, 2);
+}
+
+#[test]
 fn a_wish_that_control_could_not_take_is_made_again() {
     let mut pair = Pair::new();
     pair.a.control.full = true;

@@ -7,8 +7,10 @@ pub mod port;
 mod staged;
 #[cfg(test)]
 mod testing;
+pub mod tunnel;
 pub mod worker;
 
 pub use counters::{Totals, WorkerCounters};
 pub use handshakes::{AddPeerError, Handshakes, IdentityError, Output, PeerConfig, Refusal};
+pub use tunnel::Tunnel;
 pub use worker::{Worker, WorkerConfig};

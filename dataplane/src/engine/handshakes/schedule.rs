@@ -10,7 +10,8 @@ use crate::time::Instant;
 
 /// How often all peers are looked at. Workers leave marks without a word, but none of them makes
 /// anything due sooner than ten seconds later (a persistent keepalive only ever moves away), so
-/// a look every second finds every deadline in time. It costs some 50 ns a peer.
+/// a look every second finds every deadline in time. It costs well below a microsecond a peer (0.6 µs
+/// in a build without optimization).
 const SCAN_PERIOD: Duration = Duration::from_secs(1);
 
 /// Deadlines of peers, the earliest first.

@@ -4,10 +4,11 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use ringspan_tests::privilege::{self, Need};
 use rustix::process::geteuid;
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
-use crate::{Result, fuzz, workspace};
+use crate::{Result, fuzz, workspace, zero_copy};
 
 /// Options of `cargo xtask ci`
 #[derive(clap::Args)]
@@ -91,6 +92,28 @@ const STEPS: &[Step] = &[
         },
     },
     Step {
+        name: "demo",
+        what: "the demo, over each driver",
+        run: |_| {
+            for outer in ["xdp", "udp"] {
+                run(cargo(&[
+                    "xtask",
+                    "demo",
+                    "--seconds",
+                    "3",
+                    "--outer",
+                    outer,
+                ]))?;
+            }
+            Ok(())
+        },
+    },
+    Step {
+        name: "zero-copy",
+        what: "AF_XDP's modes on a virtual machine's network cards",
+        run: |_| zero_copy(),
+    },
+    Step {
         name: "fuzz",
         what: "each fuzz target, for some seconds",
         run: |args| fuzz::run_all(args.fuzz_seconds),
@@ -157,6 +180,20 @@ fn prepare_vm() -> Result<()> {
         println!("no virtual machine here; its tests will be ignored: {error}");
     }
     Ok(())
+}
+
+/// Without the machine, or the right to make its network, it is told and left out.
+fn zero_copy() -> Result<()> {
+    let needs = [Need::Namespaces, Need::Tun];
+    if let Some(reason) = privilege::missing(&needs) {
+        println!("skipped: {reason}");
+        return Ok(());
+    }
+    if let Err(error) = zero_copy::prepare() {
+        println!("skipped: no virtual machine here: {error}");
+        return Ok(());
+    }
+    run(cargo(&["xtask", "zero-copy"]))
 }
 
 /// Root without capabilities: no process it starts can get one back.

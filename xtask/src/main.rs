@@ -11,12 +11,16 @@
 
 mod build_ebpf;
 mod ci;
+mod demo;
 mod fuzz;
+mod interrupt;
 mod workspace;
+mod zero_copy;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ringspan_tests::{child, vm};
 
 /// Whatever went wrong, in words for the person who typed the command.
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -35,15 +39,25 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     /// Everything that has to hold before a change goes in
     Ci(ci::Args),
+    /// Build a mesh of nodes in network namespaces and move traffic between all of them
+    Demo(demo::Args),
     /// Run the fuzz targets
     Fuzz(fuzz::Args),
+    /// Prove AF_XDP's modes on the network cards of a virtual machine
+    ZeroCopy(zero_copy::Args),
 }
 
 fn main() -> ExitCode {
+    // This program may be its own child: the agent in a virtual machine.
+    if let Some(code) = child::dispatch(&[vm::ROLE]) {
+        return code;
+    }
     let outcome = match Cli::parse().command {
         Command::BuildEbpf(args) => build_ebpf::run(&args),
         Command::Ci(args) => ci::run_steps(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::ZeroCopy(args) => zero_copy::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -405,7 +405,12 @@ fn check_queue(queue: u32) -> Result<(), UpdateError> {
 
 fn interface_name(index: u32) -> Result<String, AttachError> {
     use rustix::net::{AddressFamily, SocketType, netdevice, socket};
-    socket(AddressFamily::UNIX, SocketType::DGRAM, None)
-        .and_then(|socket| netdevice::index_to_name(socket, index))
-        .map_err(|_| AttachError::NoInterface(index))
+    let name = socket(AddressFamily::UNIX, SocketType::DGRAM, None)
+        .and_then(|socket| netdevice::index_to_name(socket, index));
+    match name {
+        Ok(name) => Ok(name),
+        Err(Errno::NODEV | Errno::NXIO) => Err(AttachError::NoInterface(index)),
+        // The name is for messages; attaching goes by the index.
+        Err(_) => Ok(format!("interface {index}")),
+    }
 }

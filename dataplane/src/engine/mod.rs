@@ -11,6 +11,8 @@ pub mod tunnel;
 pub mod worker;
 
 pub use counters::{Totals, WorkerCounters};
-pub use handshakes::{AddPeerError, Handshakes, IdentityError, Output, PeerConfig, Refusal};
+pub use handshakes::{
+    AddPeerError, Handshakes, IdentityError, Output, PeerConfig, Refusal, Statistics,
+};
 pub use tunnel::Tunnel;
 pub use worker::{Worker, WorkerConfig};

@@ -18,6 +18,7 @@
 mod peer;
 mod receive;
 mod schedule;
+mod statistics;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +41,7 @@ use peer::{Context, PeerState};
 use receive::Load;
 pub use receive::Refusal;
 use schedule::Schedule;
+pub use statistics::Statistics;
 
 /// How many handshake messages a second one source may send before it, and it alone, is asked for
 /// a cookie although the node is not under load. Generous: a site behind one address may have many
@@ -137,6 +139,7 @@ pub struct Handshakes {
     /// Ordered, so that a run with the same inputs gives the same outputs.
     peers: BTreeMap<PublicKey, PeerState>,
     schedule: Schedule,
+    statistics: Statistics,
 }
 
 impl Handshakes {
@@ -162,6 +165,7 @@ impl Handshakes {
             unproved: RateLimiter::new(UNPROVED_RATE, seed),
             peers: BTreeMap::new(),
             schedule: Schedule::default(),
+            statistics: Statistics::default(),
         })
     }
 
@@ -169,6 +173,12 @@ impl Handshakes {
     #[must_use]
     pub fn public_key(&self) -> &PublicKey {
         self.identity.public()
+    }
+
+    /// What has been sent, accepted and refused so far.
+    #[must_use]
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
     /// Adds a peer. With a persistent keepalive its handshake begins at the next
@@ -307,6 +317,7 @@ impl Handshakes {
                 mesh: &self.mesh,
                 identity: &self.identity,
                 random: &mut *self.random,
+                statistics: &mut self.statistics,
                 now,
                 out: &mut *out,
             };
@@ -348,6 +359,7 @@ impl Handshakes {
             mesh: &self.mesh,
             identity: &self.identity,
             random: &mut *self.random,
+            statistics: &mut self.statistics,
             now,
             out,
         };

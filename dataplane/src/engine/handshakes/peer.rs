@@ -5,7 +5,7 @@ use std::sync::Arc;
 use zerocopy::IntoBytes;
 use zeroize::Zeroizing;
 
-use super::{Output, Sink};
+use super::{Output, Sink, Statistics};
 use crate::crypto::{KeyPair, PrivateKey, Random, single};
 use crate::mesh::{Mesh, Peer};
 use crate::noise::constants::HANDSHAKE_TOS;
@@ -23,6 +23,7 @@ pub(super) struct Context<'a> {
     pub(super) mesh: &'a Mesh,
     pub(super) identity: &'a KeyPair,
     pub(super) random: &'a mut dyn Random,
+    pub(super) statistics: &'a mut Statistics,
     pub(super) now: Now,
     pub(super) out: Sink<'a>,
 }
@@ -139,6 +140,7 @@ impl PeerState {
             }
             Action::GiveUp => {
                 self.peer.marks.handshake_begun();
+                context.statistics.given_up += 1;
                 (context.out)(Output::HandshakeFailed { peer: &self.peer });
             }
             Action::SendKeepalive => self.send_keepalive(context),
@@ -177,6 +179,7 @@ impl PeerState {
         self.drop_pending(context.mesh);
         self.pending = Some(pending);
         self.cookie.stamp(now, &mut message);
+        context.statistics.initiations_sent += 1;
         self.send(context, message.as_bytes(), HANDSHAKE_TOS);
     }
 
@@ -189,6 +192,7 @@ impl PeerState {
             .and_then(|session| seal_keepalive(&session));
         match sealed {
             Some(datagram) => {
+                context.statistics.keepalives_sent += 1;
                 self.send(context, &datagram, 0);
                 timers::keepalive_sent(now, &self.peer.marks);
                 // Sending, even nothing, is what renews a session.

@@ -103,6 +103,20 @@ impl Handshakes {
         from: &Endpoint,
         out: Sink<'_>,
     ) -> Result<(), Refusal> {
+        let result = self.receive_message(now, datagram, from, out);
+        if let Err(refusal) = result {
+            self.statistics.count_refusal(refusal);
+        }
+        result
+    }
+
+    fn receive_message(
+        &mut self,
+        now: Now,
+        datagram: &[u8],
+        from: &Endpoint,
+        out: Sink<'_>,
+    ) -> Result<(), Refusal> {
         match Message::parse(datagram)? {
             Message::Initiation(message) => {
                 self.admit(now, message, from, out)?;
@@ -200,6 +214,8 @@ impl Handshakes {
         }
         state.cookie.stamp(at, &mut response);
         state.timers.response_sent(at);
+        context.statistics.initiations_accepted += 1;
+        context.statistics.responses_sent += 1;
         state.send(&mut context, response.as_bytes(), HANDSHAKE_TOS);
         self.leave(&key);
         Ok(())
@@ -227,6 +243,7 @@ impl Handshakes {
         if !state.install(keys, context.mesh, at) {
             return Err(Refusal::Resources);
         }
+        context.statistics.responses_accepted += 1;
         state.handshake_complete();
         state.peer.last_handshake.store(at);
         // The responder may not send before it has heard from this session.
@@ -243,6 +260,7 @@ impl Handshakes {
         // It is authentic, but anyone on the path may have sent it: the endpoint stays, and no
         // timer hears of it.
         if state.cookie.accept(now.monotonic, message) {
+            self.statistics.cookies_accepted += 1;
             Ok(())
         } else {
             Err(Refusal::Cookie)

@@ -42,6 +42,11 @@ fn a_cookie_is_fetched_understood_and_used() {
     world.run(secs(6));
     assert_eq!(world.log[2..], [(true, 1), (false, 2), (true, 4)]);
     assert!(world.has_session() && world.exchange());
+    let a = world.a.handshakes.statistics();
+    assert_eq!((a.initiations_sent, a.cookies_accepted), (2, 1));
+    assert_eq!((a.responses_accepted, a.keepalives_sent), (1, 1));
+    let b = world.b.handshakes.statistics();
+    assert_eq!((b.cookies_sent, b.initiations_accepted), (1, 1));
 }
 
 #[test]
@@ -166,4 +171,8 @@ fn a_peer_may_initiate_fifty_times_a_second() {
         world.pass(Duration::from_millis(4));
     }
     assert_eq!((accepted, flooded), (100, 400), "in two seconds");
+    let statistics = world.b.handshakes.statistics();
+    assert_eq!(statistics.initiations_accepted, accepted);
+    assert_eq!(statistics.responses_sent, accepted);
+    assert_eq!(statistics.flooded, flooded);
 }

@@ -6,6 +6,9 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -18,6 +21,7 @@ use ringspan::wire::checksum::{Sum, checksum};
 use ringspan_tests::harness::{Suite, TestResult};
 use ringspan_tests::netns::{Namespace, Veth};
 use ringspan_tests::privilege::Need;
+use ringspan_tests::traffic::tcp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 const TUN: &[Need] = &[Need::Namespaces, Need::Tun];
@@ -35,6 +39,9 @@ fn main() -> ExitCode {
         .test("tun_names_and_conflicts", TUN, tun_names)
         .test("tun_queues_share_the_traffic", TUN, tun_queues)
         .test("tun_refusals_are_counted", TUN, tun_refusals)
+        .test("tun_super_packets_carry_tcp", TUN, || tun_to_tun(true))
+        .test("tun_single_packets_carry_tcp", TUN, || tun_to_tun(false))
+        .test("tun_super_packets_carry_udp", TUN, tun_udp_segments)
         .test("udp_marks_what_it_sends", RULES, udp_mark)
         .test("udp_segments_too_long_for_the_path", NET, udp_small_mtu)
         .test("udp_follows_a_changed_source", NET, udp_source_gone)
@@ -248,6 +255,145 @@ fn tun_queues() -> TestResult {
     }
     assert_eq!(marks.len(), 64, "each on one of the queues");
     assert_eq!(used, [true; 2]);
+    Ok(())
+}
+
+/// Two hosts with a TUN interface each; what one sends, the other gets.
+struct Tunnel {
+    hosts: [Namespace; 2],
+    stop: Arc<AtomicBool>,
+    pump: JoinHandle<io::Result<Vec<Counts>>>,
+}
+
+type Counts = Vec<(&'static str, u64)>;
+
+impl Tunnel {
+    fn start(offload: bool) -> Result<Self, Box<dyn std::error::Error>> {
+        let mut config = TunConfig::new("tun0");
+        config.offload = offload;
+        let hosts = [Namespace::new("left")?, Namespace::new("right")?];
+        let mut ports = Vec::new();
+        for (host, last) in hosts.iter().zip(1..) {
+            let tun = host.run(|| Tun::open(&config))?;
+            host.add_address("tun0", format!("10.66.0.{last}/24").parse::<IpNet>()?)?;
+            host.add_address("tun0", format!("fd66::{last}/64").parse::<IpNet>()?)?;
+            let (Some(rx), Some(tx)) = (tun.rx(0), tun.tx(0)) else {
+                return Err("no queue 0".into());
+            };
+            assert_eq!(
+                rx.info().mode != "single packets",
+                offload,
+                "{:?}",
+                rx.info()
+            );
+            ports.push((rx, tx));
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let running = Arc::clone(&stop);
+        let pump = std::thread::spawn(move || {
+            let [(left_rx, left_tx), (right_rx, right_tx)] = &mut ports[..] else {
+                return Ok(Vec::new());
+            };
+            while !running.load(Relaxed) {
+                wait_any(&[left_rx, right_rx])?;
+                carry(left_rx, right_tx)?;
+                carry(right_rx, left_tx)?;
+            }
+            Ok(vec![
+                left_rx.statistics(),
+                left_tx.statistics(),
+                right_rx.statistics(),
+                right_tx.statistics(),
+            ])
+        });
+        Ok(Self { hosts, stop, pump })
+    }
+
+    /// Ends the pump; returns the statistics of both ports, left and right.
+    fn stop(self) -> Result<Vec<Counts>, Box<dyn std::error::Error>> {
+        self.stop.store(true, Relaxed);
+        Ok(self.pump.join().map_err(|_| "the pump panicked")??)
+    }
+}
+
+fn carry(rx: &mut dyn InnerRx, tx: &mut dyn InnerTx) -> io::Result<()> {
+    rx.recv_batch(&mut |batch| {
+        let packets: Vec<&[u8]> = batch.iter().map(|packet| &*packet.data).collect();
+        // What the host refuses (its queue is full), TCP sends again.
+        let _ = tx.send_batch(&packets);
+    })?;
+    Ok(())
+}
+
+/// Waits a little for any of the ports.
+fn wait_any(ports: &[&mut ringspan::io::tun::TunRx]) -> io::Result<()> {
+    let mut fds = Vec::new();
+    for port in ports {
+        port.poll_fds(&mut |fd| fds.push(fd.try_clone_to_owned()));
+    }
+    let fds = fds.into_iter().collect::<io::Result<Vec<_>>>()?;
+    let mut fds: Vec<_> = fds
+        .iter()
+        .map(|fd| PollFd::new(fd, PollFlags::IN))
+        .collect();
+    let patience = Timespec {
+        tv_sec: 0,
+        tv_nsec: 20_000_000,
+    };
+    poll(&mut fds, Some(&patience))?;
+    Ok(())
+}
+
+fn count(counts: &Counts, name: &str) -> u64 {
+    let found = counts.iter().find(|(known, _)| *known == name);
+    found.map_or(0, |(_, value)| *value)
+}
+
+/// TCP over both families, both ways, checked byte by byte.
+fn tun_to_tun(offload: bool) -> TestResult {
+    const BYTES: u64 = 8 << 20;
+    let tunnel = Tunnel::start(offload)?;
+    let [left, right] = &tunnel.hosts;
+    for address in ["10.66.0.2", "fd66::2"] {
+        let address: IpAddr = address.parse()?;
+        let server = right.run(|| tcp::Server::start(address))?;
+        let patience = Duration::from_secs(20);
+        let to = server.address();
+        let moved = left.run(|| tcp::transfer(to, BYTES, BYTES, patience, |_| true))?;
+        assert_eq!(moved.uploaded + moved.downloaded, 2 * BYTES);
+    }
+    let counts = tunnel.stop()?;
+    for counts in &counts {
+        assert_eq!(count(counts, "rx_malformed"), 0);
+        let packets = count(counts, "rx_packets") + count(counts, "tx_packets");
+        let calls = count(counts, "rx_reads") + count(counts, "tx_writes");
+        assert!(packets > 1000, "{counts:?}");
+        // With offloads a call moves many packets, else one.
+        assert_eq!(calls < packets / 2, offload, "{counts:?}");
+    }
+    Ok(())
+}
+
+/// A run of UDP datagrams sent with one call crosses as one super-packet and arrives as it was.
+fn tun_udp_segments() -> TestResult {
+    let tunnel = Tunnel::start(true)?;
+    let [left, right] = &tunnel.hosts;
+    let from = left.run(|| UdpPort::bind(&UdpConfig::default()))?;
+    let to = right.run(|| UdpPort::bind(&UdpConfig::default()))?;
+    for ip in ["10.66.0.2", "fd66::2"] {
+        let endpoint = endpoint(ip, &to)?;
+        let (sent, statistics) = send(&from, endpoint, &[1300; 40]);
+        assert_eq!(sent.accepted, 40, "{statistics:?}");
+        for (mark, (_, payload)) in outer_arrivals(&to, 40)?.into_iter().enumerate() {
+            assert_eq!(payload, vec![u8::try_from(mark)?; 1300]);
+        }
+    }
+    let counts = tunnel.stop()?;
+    let (left_rx, right_tx) = (&counts[0], &counts[3]);
+    assert!(count(left_rx, "rx_packets") >= 80, "{left_rx:?}");
+    if count(left_rx, "rx_reads") < 80 {
+        assert!(count(right_tx, "tx_writes") < 80, "{right_tx:?}");
+    }
     Ok(())
 }
 

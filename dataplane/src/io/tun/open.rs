@@ -4,11 +4,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use libc::{TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use super::request::Request;
-use super::{TunRx, TunTx};
+use super::coalesce::Kinds;
+use super::request::{Request, set_int, set_number};
+use super::{TunRx, TunTx, vnet};
+use crate::engine::port::DriverInfo;
 
 /// The longest interface name, in bytes.
 const MAX_NAME: usize = libc::IFNAMSIZ - 1;
@@ -25,6 +28,9 @@ pub struct TunConfig {
     /// How many packets wait in the interface for a slow reader (`txqueuelen`); `None` for the
     /// kernel's default, 500.
     pub queue_length: Option<u32>,
+    /// Whether to move super-packets of up to 64 KiB, TCP and UDP (the latter since Linux 6.2),
+    /// where the kernel can.
+    pub offload: bool,
 }
 
 impl TunConfig {
@@ -36,6 +42,7 @@ impl TunConfig {
             mtu: 1420,
             queues: 1,
             queue_length: None,
+            offload: true,
         }
     }
 }
@@ -106,6 +113,7 @@ pub struct Tun {
     name: String,
     index: u32,
     queues: Vec<Arc<OwnedFd>>,
+    offloads: Kinds,
     /// For ioctls about the interface: a socket belongs to a network namespace for good, the
     /// calling thread may not.
     socket: OwnedFd,
@@ -133,8 +141,10 @@ impl Tun {
             name,
             index: 0,
             queues: vec![Arc::new(first)],
+            offloads: Kinds::NONE,
             socket,
         };
+        tun.offloads = tun.enable_offloads(config.offload);
         for _ in 1..queues {
             let (queue, _) = attach(&tun.name, multi)?;
             tun.queues.push(Arc::new(queue));
@@ -203,23 +213,47 @@ impl Tun {
     #[must_use]
     pub fn rx(&self, queue: usize) -> Option<TunRx> {
         let fd = Arc::clone(self.queues.get(queue)?);
-        Some(TunRx::new(fd, self.name.clone(), self.queue_number(queue)))
+        Some(TunRx::new(fd, self.describe(queue)))
     }
 
     /// The sending port of a queue; `None` where there is no such queue.
     #[must_use]
     pub fn tx(&self, queue: usize) -> Option<TunTx> {
         let fd = Arc::clone(self.queues.get(queue)?);
-        Some(TunTx::new(fd, self.name.clone(), self.queue_number(queue)))
+        Some(TunTx::new(fd, self.describe(queue), self.offloads))
     }
 
-    /// A queue's number for statuses, where there are several.
-    fn queue_number(&self, queue: usize) -> Option<u32> {
-        if self.queues.len() > 1 {
-            u32::try_from(queue).ok()
-        } else {
-            None
+    /// For statuses; the queue only where there are several.
+    fn describe(&self, queue: usize) -> DriverInfo {
+        DriverInfo {
+            driver: "tun",
+            mode: self.offloads.mode().to_owned(),
+            interface: self.name.clone(),
+            queue: u32::try_from(queue).ok().filter(|_| self.queues.len() > 1),
         }
+    }
+
+    /// Tells the kernel which super-packets we take; returns those it gives.
+    fn enable_offloads(&self, wanted: bool) -> Kinds {
+        let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+        let attempts = [
+            (tcp | TUN_F_USO4 | TUN_F_USO6, Kinds::ALL),
+            (tcp, Kinds::TCP),
+            (0, Kinds::NONE),
+        ];
+        let Some(queue) = self.queues.first() else {
+            return Kinds::NONE;
+        };
+        for (flags, kinds) in attempts.into_iter().skip(if wanted { 0 } else { 2 }) {
+            match set_number(queue.as_fd(), libc::TUNSETOFFLOAD, flags.into()) {
+                Ok(()) => return kinds,
+                Err(error) => {
+                    let (interface, mode) = (&self.name, kinds.mode());
+                    tracing::warn!("interface {interface}: no {mode} from this kernel: {error}");
+                }
+            }
+        }
+        Kinds::NONE
     }
 
     fn ask(&self, code: libc::Ioctl) -> io::Result<Request> {
@@ -249,11 +283,15 @@ fn attach(name: &str, multi: bool) -> Result<(OwnedFd, String), OpenError> {
             _ => explain(name, "open /dev/net/tun")(error.into()),
         }
     })?;
-    let kind = libc::IFF_TUN | libc::IFF_NO_PI | if multi { libc::IFF_MULTI_QUEUE } else { 0 };
+    let multi = if multi { libc::IFF_MULTI_QUEUE } else { 0 };
+    let kind = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi;
     let mut request = Request::new(name).with_flags(kind as i16);
     request
         .submit(fd.as_fd(), libc::TUNSETIFF)
         .map_err(explain(name, "create"))?;
+    // The default, but a persistent interface may have been given another.
+    set_int(fd.as_fd(), libc::TUNSETVNETHDRSZ, vnet::HEADER as i32)
+        .map_err(explain(name, "packet header"))?;
     Ok((fd, request.name()))
 }
 

@@ -1,9 +1,9 @@
-//! `struct ifreq` and the ioctls that take one.
+//! The ioctls: those that take a `struct ifreq`, and two that take a number.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use libc::{IFNAMSIZ, Ioctl};
+use libc::{IFNAMSIZ, Ioctl, c_int, c_ulong};
 
 /// `struct ifreq`: a name and up to 24 bytes of something else.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +75,28 @@ impl Request {
         } else {
             Err(io::Error::last_os_error())
         }
+    }
+}
+
+/// An ioctl that takes a number: `TUNSETOFFLOAD`.
+pub(super) fn set_number(fd: BorrowedFd<'_>, code: Ioctl, value: c_ulong) -> io::Result<()> {
+    // SAFETY: the argument is a number, not a pointer; the kernel accesses no memory of ours.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), code, value) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// An ioctl that reads an `int`: `TUNSETVNETHDRSZ`.
+pub(super) fn set_int(fd: BorrowedFd<'_>, code: Ioctl, value: c_int) -> io::Result<()> {
+    // SAFETY: the pointer is to an `int` that outlives the call; the kernel only reads it.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), code, &raw const value) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

@@ -1,43 +1,87 @@
 //! Reading: what the host sends through the tunnel.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use rustix::io::Errno;
+use rustix::io::{Errno, readv, retry_on_intr};
 
-use crate::engine::port::{DriverInfo, InnerRx, Packet, Pollable};
+use super::split::Split;
+use super::vnet::{self, VnetHeader};
+use crate::engine::port::{DriverInfo, InnerRx, MAX_BATCH, Packet, Pollable};
 
-/// The most packets read for one batch. Each is a system call of about a microsecond: more would
-/// keep the first of them waiting.
-const SLOTS: usize = 64;
+/// The most reads for one batch. Each is a system call of about a microsecond: more would keep
+/// the first packet waiting.
+const MAX_READS: usize = 64;
 
-/// A slot holds any IP packet: the MTU may be raised under way, and the kernel cuts off silently
-/// what does not fit.
-const SLOT: usize = 65_536;
+/// Once super-packets were among the reads, so many packets are batch enough: what is read
+/// together is sealed and sent together.
+const SUPER_PACKET: usize = 16;
 
-/// Each slot begins 25 cache lines further into its page than the one before: else all packets
-/// would compete for the same few cache sets.
-const STRIDE: usize = SLOT + 25 * 64;
+/// Any IP packet, super-packets included. The MTU may be raised under way, and the kernel cuts
+/// off silently what does not fit.
+const LONGEST: usize = 65_536;
+
+/// Where packets are cut to: room for four super-packets with their headers repeated. Larger than
+/// [`LONGEST`], so that every round makes progress.
+const ARENA: usize = 320 << 10;
+const _: () = assert!(ARENA >= LONGEST);
 
 /// Receives from one queue of a [`Tun`](super::Tun).
 #[derive(Debug)]
 pub struct TunRx {
-    fd: Arc<OwnedFd>,
-    interface: String,
-    queue: Option<u32>,
+    source: Source,
+    info: DriverInfo,
     arena: Box<[u8]>,
     packets: u64,
 }
 
+/// What is read, before it is cut.
+#[derive(Debug)]
+struct Source {
+    fd: Arc<OwnedFd>,
+    buffer: Box<[u8]>,
+    reads: u64,
+    malformed: u64,
+}
+
+impl Source {
+    /// Reads a packet or super-packet; `None` when there is none.
+    fn read(&mut self) -> io::Result<Option<(usize, Split)>> {
+        loop {
+            let mut header = [0; vnet::HEADER];
+            let mut vectors = [
+                IoSliceMut::new(&mut header),
+                IoSliceMut::new(&mut self.buffer),
+            ];
+            let len = match retry_on_intr(|| readv(&self.fd, &mut vectors)) {
+                Ok(len) => len.saturating_sub(vnet::HEADER),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            self.reads += 1;
+            let packet = self.buffer.get(..len).unwrap_or_default();
+            let split = VnetHeader::decode(header).and_then(|header| Split::new(packet, &header));
+            match split {
+                Some(split) => return Ok(Some((len, split))),
+                None => self.malformed += 1,
+            }
+        }
+    }
+}
+
 impl TunRx {
-    pub(super) fn new(fd: Arc<OwnedFd>, interface: String, queue: Option<u32>) -> Self {
+    pub(super) fn new(fd: Arc<OwnedFd>, info: DriverInfo) -> Self {
         Self {
-            fd,
-            interface,
-            queue,
-            arena: vec![0; STRIDE * SLOTS].into_boxed_slice(),
+            source: Source {
+                fd,
+                buffer: vec![0; LONGEST].into_boxed_slice(),
+                reads: 0,
+                malformed: 0,
+            },
+            info,
+            arena: vec![0; ARENA].into_boxed_slice(),
             packets: 0,
         }
     }
@@ -45,49 +89,78 @@ impl TunRx {
 
 impl Pollable for TunRx {
     fn poll_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        visit(self.fd.as_fd());
+        visit(self.source.fd.as_fd());
     }
 
     fn info(&self) -> DriverInfo {
-        info(&self.interface, self.queue)
+        self.info.clone()
     }
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {
-        vec![("rx_packets", self.packets)]
+        vec![
+            ("rx_packets", self.packets),
+            ("rx_reads", self.source.reads),
+            ("rx_malformed", self.source.malformed),
+        ]
     }
 }
 
 impl InnerRx for TunRx {
     fn recv_batch(&mut self, handle: &mut dyn FnMut(&mut [Packet<'_>])) -> io::Result<usize> {
-        let mut batch: ArrayVec<Packet<'_>, SLOTS> = ArrayVec::new();
-        let mut end = Ok(());
-        for slot in self.arena.chunks_exact_mut(STRIDE) {
-            let slot = slot.get_mut(..SLOT).unwrap_or_default();
-            match rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut *slot)) {
-                Ok(len) => batch.extend(slot.get_mut(..len).map(|data| Packet { data })),
-                Err(Errno::AGAIN) => break,
-                Err(error) => {
-                    end = Err(error.into());
+        let mut lent = 0;
+        let mut reads = 0;
+        let mut current: Option<(usize, Split)> = None;
+        // Each round fills the arena once.
+        loop {
+            let mut batch: ArrayVec<Packet<'_>, MAX_BATCH> = ArrayVec::new();
+            let mut room: &mut [u8] = &mut self.arena;
+            let mut end: Option<io::Result<()>> = None;
+            while !batch.is_full() {
+                let Some((packet, split)) = &mut current else {
+                    let packets = lent + batch.len();
+                    let super_packet = packets > reads && packets >= SUPER_PACKET;
+                    if reads == MAX_READS || super_packet {
+                        end = Some(Ok(()));
+                        break;
+                    }
+                    reads += 1;
+                    match self.source.read() {
+                        Ok(Some(read)) => current = Some(read),
+                        Ok(None) => end = Some(Ok(())),
+                        Err(error) => end = Some(Err(error)),
+                    }
+                    if end.is_some() {
+                        break;
+                    }
+                    continue;
+                };
+                let Some(len) = split.next_len() else {
+                    current = None;
+                    continue;
+                };
+                let Some((data, rest)) = room.split_at_mut_checked(len) else {
                     break;
+                };
+                room = rest;
+                let packet = self.source.buffer.get(..*packet).unwrap_or_default();
+                if split.write_next(packet, data).is_some() {
+                    batch.push(Packet { data });
+                } else {
+                    self.source.malformed += 1;
                 }
             }
+            if !batch.is_empty() {
+                handle(&mut batch);
+                lent += batch.len();
+            }
+            match end {
+                None => {}
+                // An error that lasts will come again with the next call.
+                Some(Err(error)) if lent == 0 => return Err(error),
+                Some(_) => break,
+            }
         }
-        let count = batch.len();
-        if count == 0 {
-            return end.map(|()| 0);
-        }
-        // An error that lasts will come again with the next call.
-        handle(&mut batch);
-        self.packets += count as u64;
-        Ok(count)
-    }
-}
-
-pub(super) fn info(interface: &str, queue: Option<u32>) -> DriverInfo {
-    DriverInfo {
-        driver: "tun",
-        mode: "single packets".to_owned(),
-        interface: interface.to_owned(),
-        queue,
+        self.packets += lent as u64;
+        Ok(lent)
     }
 }

@@ -75,6 +75,8 @@ counters! {
     forged,
     /// Authentic transport data that was seen before, or is too old to know.
     replayed,
+    /// Sessions that this end has answered and whose first packet came.
+    confirmed,
     /// Authentic contents that are no IP packet, or are cut.
     malformed_inner,
     /// Authentic packets whose source address is not the peer's.

@@ -206,6 +206,9 @@ impl Loop {
                 engine.open(now, datagrams, &mut *ports.inner_tx, mailbox);
             })?;
         }
+        if engine.wants_release() {
+            engine.release_staged(now, &mut *ports.outer_tx, mailbox);
+        }
         for rx in &mut ports.inner_rx {
             work += rx.recv_batch(&mut |packets| {
                 engine.seal(now, packets, &mut *ports.outer_tx, mailbox);

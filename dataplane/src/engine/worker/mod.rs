@@ -38,6 +38,8 @@ pub struct Worker {
     aead: &'static dyn BatchAead,
     config: WorkerConfig,
     staged: Staged,
+    /// A session was confirmed since packets were last released.
+    confirmed: bool,
     counters: Arc<WorkerCounters>,
 }
 
@@ -50,6 +52,7 @@ impl Worker {
             aead,
             config,
             staged: Staged::default(),
+            confirmed: false,
             counters: Arc::default(),
         }
     }
@@ -59,6 +62,13 @@ impl Worker {
     #[must_use]
     pub fn has_staged(&self) -> bool {
         !self.staged.is_empty()
+    }
+
+    /// Whether a session that packets may wait for was confirmed by a datagram of the last
+    /// batches: to be asked after [`Worker::open`].
+    #[must_use]
+    pub fn wants_release(&self) -> bool {
+        self.confirmed && self.has_staged()
     }
 
     /// Drops what waits for a session with `peer`: no handshake came about, or the peer is gone.

@@ -42,6 +42,7 @@ impl Worker {
         for batch in datagrams.chunks_mut(MAX_BATCH) {
             let mut totals = Totals::default();
             self.open_batch(now, batch, inner, control, &mut totals);
+            self.confirmed |= totals.confirmed != 0;
             self.counters.add(&totals);
         }
     }
@@ -171,7 +172,7 @@ fn receive_run<'a>(
     };
     // The first packet of a responder's new session makes it the current one; control notices,
     // and gives back the indices of what it replaces.
-    peer.confirm(session, now);
+    totals.confirmed += u64::from(peer.confirm(session, now));
     peer.set_endpoint(newest.from);
 
     let (mut data, mut received, mut bytes) = (0_u64, 0_u64, 0_u64);

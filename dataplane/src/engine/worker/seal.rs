@@ -101,13 +101,15 @@ impl Worker {
     /// Sends what waited for a handshake that has ended meanwhile, in order, and drops what waited
     /// in vain. Returns how many packets were sealed.
     ///
-    /// To be called when sessions came, and about once a second while [`Worker::has_staged`].
+    /// To be called when control says that sessions came, when [`Worker::wants_release`], and about
+    /// once a second while [`Worker::has_staged`].
     pub fn release_staged(
         &mut self,
         now: Instant,
         outer: &mut dyn OuterTx,
         control: &mut dyn ControlSink,
     ) -> usize {
+        self.confirmed = false;
         let mut totals = Totals {
             staged_expired: self.staged.expire(now),
             ..Totals::default()

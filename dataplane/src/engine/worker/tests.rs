@@ -173,9 +173,13 @@ fn an_unheard_session_is_not_used_and_a_forged_datagram_does_not_promote_it() {
     assert!(pair.a_of_b.sessions.load().current.is_none());
     assert!(pair.b.seal(START, &[b_to_a(0)]).is_empty());
     assert_eq!(pair.b.control.wanted.len(), 1);
+    assert!(!pair.b.worker.wants_release());
     *sealed[0].payload.last_mut().unwrap() ^= 1;
     pair.b.open(START, A, &sealed);
+    assert!(pair.b.worker.wants_release());
+    assert_eq!(pair.b.totals().confirmed, 1);
     assert_eq!(pair.b.release(START).len(), 1);
+    assert!(!pair.b.worker.wants_release());
 }
 
 #[test]

@@ -47,7 +47,7 @@ Examples:
   ringspan up --config /etc/wireguard/wg0.conf --outer xdp --interface eth0
   ringspan up --config mesh0.toml --check
 
-Needs CAP_NET_ADMIN; XDP also CAP_BPF and CAP_NET_RAW. Root has all of them.")]
+Needs CAP_NET_ADMIN; XDP also CAP_BPF, CAP_PERFMON and CAP_NET_RAW. Root has all of them.")]
 pub(crate) struct Up {
     /// The tunnel's configuration: wg-quick format if it ends in .conf, else TOML
     #[arg(short, long, value_name = "FILE")]

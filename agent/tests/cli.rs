@@ -346,7 +346,7 @@ fn an_ordinary_user_is_told_which_privileges_are_missing() {
         stderr(&refused)
     );
     let refused = up("xdp");
-    let wanted = "error: needs CAP_NET_ADMIN and CAP_BPF and CAP_NET_RAW: run as root, ";
+    let wanted = "error: needs CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON and CAP_NET_RAW: run as root, ";
     assert!(stderr(&refused).contains(wanted), "{}", stderr(&refused));
 }
 

@@ -50,6 +50,11 @@ fn main() -> ExitCode {
         .test("a_tunnel_over_xdp_from_toml_and_conf", XDP, || {
             tunnel("xdp")
         })
+        .test(
+            "xdp_receives_and_udp_sends",
+            XDP,
+            xdp_receives_and_udp_sends,
+        )
         .test("a_name_is_taken_once", UDP, a_name_is_taken_once)
         .test(
             "a_killed_tunnel_is_succeeded",
@@ -127,6 +132,35 @@ fn tunnel(outer: &str) -> TestResult {
         let ended = node.end(signal)?;
         assert_eq!(ended.code(), Some(0), "{signal:?}: {}", node.log());
         assert!(!node.log().contains(KEYS[0].0), "a secret was logged");
+    }
+    bed.assert_clean();
+    Ok(())
+}
+
+fn xdp_receives_and_udp_sends() -> TestResult {
+    let bed = Bed::new()?;
+    let path = bed.scratch.join("node0.toml");
+    let text = fs::read_to_string(&path)?
+        .replace("[outer]\n", "[outer]\nsend = \"udp\"\nmode = \"copy\"\n");
+    fs::write(&path, text)?;
+    let mut nodes = [bed.up(0, "xdp")?, bed.up(1, "udp")?];
+    for (at, node) in nodes.iter_mut().enumerate() {
+        node.wait_until_up(&bed.namespaces[at])?;
+    }
+    let pings = bed.namespaces[0].run(|| ping("10.77.0.2".parse().unwrap(), Options::default()))?;
+    assert!(pings.all_answered(), "{pings:?}");
+
+    let status: Value = serde_json::from_slice(&bed.status(&["node0", "-o", "json"]).stdout)?;
+    let drivers = status[0]["drivers"].as_array().ok_or("no drivers")?;
+    let of = |port: &str| {
+        let mine = drivers.iter().filter(|driver| driver["port"] == port);
+        mine.map(|driver| driver["driver"].as_str().unwrap_or_default())
+            .collect::<Vec<_>>()
+    };
+    assert!(of("outer rx").contains(&"xdp"), "{drivers:?}");
+    assert_eq!(of("outer tx"), ["udp"], "{drivers:?}");
+    for node in &mut nodes {
+        assert_eq!(node.end(Signal::TERM)?.code(), Some(0), "{}", node.log());
     }
     bed.assert_clean();
     Ok(())

@@ -59,6 +59,8 @@ pub(super) fn finish(mut draft: Draft, path: &Path) -> Result<Loaded, Invalid> {
         outer: OuterChoice {
             driver: draft.driver,
             interface: draft.outer_interface,
+            send: draft.send,
+            mode: draft.xdp_mode,
         },
         workers: draft.workers,
         log: draft.log,

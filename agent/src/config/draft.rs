@@ -7,7 +7,9 @@ use ipnet::IpNet;
 use ringspan::crypto::{PresharedKey, PrivateKey, PublicKey};
 
 use super::error::{Invalid, Place, Problem, Shown};
-use super::{EndpointName, LogLevel, Note, OuterDriver, Overrides, Routes, value};
+use super::{
+    EndpointName, LogLevel, Note, OuterDriver, OuterSend, Overrides, Routes, XdpMode, value,
+};
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub(super) enum Setting {
     NestedAllowedIps,
     OuterDriver,
     OuterInterface,
+    OuterSend,
+    XdpMode,
     Workers,
     Log,
     Label,
@@ -57,6 +61,8 @@ pub(super) struct Draft {
     pub(super) nested_allowed_ips: bool,
     pub(super) driver: OuterDriver,
     pub(super) outer_interface: Option<String>,
+    pub(super) send: OuterSend,
+    pub(super) xdp_mode: XdpMode,
     pub(super) workers: Option<NonZeroUsize>,
     pub(super) log: LogLevel,
     pub(super) peers: Vec<PeerDraft>,
@@ -111,6 +117,8 @@ impl Draft {
             Setting::OuterInterface => {
                 self.outer_interface = Some(value::interface_name(text, "")?);
             }
+            Setting::OuterSend => self.send = value::outer_send(text)?,
+            Setting::XdpMode => self.xdp_mode = value::xdp_mode(text)?,
             Setting::Workers => self.workers = value::workers(text)?,
             Setting::Log => self.log = value::log_level(text)?,
             _ => {

@@ -87,6 +87,30 @@ pub(crate) struct OuterChoice {
     pub(crate) driver: OuterDriver,
     /// The network card; `None`: the one with the default route.
     pub(crate) interface: Option<String>,
+    pub(crate) send: OuterSend,
+    pub(crate) mode: XdpMode,
+}
+
+/// Who sends where AF_XDP receives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum OuterSend {
+    /// AF_XDP too.
+    #[default]
+    Xdp,
+    /// The UDP socket, which sends runs of datagrams as one (GSO).
+    Udp,
+}
+
+/// How AF_XDP is tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum XdpMode {
+    /// Zero copy, then copy.
+    #[default]
+    Auto,
+    /// Copy at once.
+    Copy,
+    /// Behind the card's driver, copying.
+    Generic,
 }
 
 /// The outer driver asked for.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Config, Routes};
+use super::{Config, OuterSend, Routes, XdpMode};
 
 fn secret(bytes: &[u8; 32]) -> String {
     STANDARD.encode(bytes)
@@ -44,6 +44,15 @@ pub(super) fn toml(config: &Config) -> String {
     if let Some(interface) = &config.outer.interface {
         line(format!("interface = {}", quoted(interface)));
     }
+    line(match config.outer.send {
+        OuterSend::Xdp => "send = \"xdp\"".into(),
+        OuterSend::Udp => "send = \"udp\"".into(),
+    });
+    line(match config.outer.mode {
+        XdpMode::Auto => "mode = \"auto\"".into(),
+        XdpMode::Copy => "mode = \"copy\"".into(),
+        XdpMode::Generic => "mode = \"generic\"".into(),
+    });
     line("[runtime]".into());
     line(format!(
         "workers = {}",

@@ -58,6 +58,8 @@ const INTERFACE: &Known = &[
 const OUTER: &Known = &[
     ("driver", Kind::Text, Setting::OuterDriver),
     ("interface", Kind::Text, Setting::OuterInterface),
+    ("send", Kind::Text, Setting::OuterSend),
+    ("mode", Kind::Text, Setting::XdpMode),
 ];
 
 const RUNTIME: &Known = &[

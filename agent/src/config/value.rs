@@ -10,7 +10,7 @@ use ringspan::crypto::PublicKey;
 
 use super::error::{Problem, Shown};
 use super::suggest::DidYouMean;
-use super::{LogLevel, OuterDriver, Routes};
+use super::{LogLevel, OuterDriver, OuterSend, Routes, XdpMode};
 
 /// Where a peer may be reached, before names are looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -186,6 +186,25 @@ pub(super) fn driver(text: &str) -> Result<OuterDriver, Problem> {
             ("auto", OuterDriver::Auto),
             ("xdp", OuterDriver::Xdp),
             ("udp", OuterDriver::Udp),
+        ],
+    )
+}
+
+/// Who sends.
+pub(super) fn outer_send(text: &str) -> Result<OuterSend, Problem> {
+    let known = [("xdp", OuterSend::Xdp), ("udp", OuterSend::Udp)];
+    choice(text, "xdp and udp", &known)
+}
+
+/// How AF_XDP is tried.
+pub(super) fn xdp_mode(text: &str) -> Result<XdpMode, Problem> {
+    choice(
+        text,
+        "auto, copy and generic",
+        &[
+            ("auto", XdpMode::Auto),
+            ("copy", XdpMode::Copy),
+            ("generic", XdpMode::Generic),
         ],
     )
 }

@@ -48,7 +48,7 @@ fn tunnel(out: &mut impl Write, status: &TunnelStatus) -> io::Result<()> {
     let process = format!("pid {}, version {}", status.pid, status.version);
     head.add_row(["  process", &process]);
     head.add_row(["  running for", &age(status.uptime_s)]);
-    writeln!(out, "{}\n", trimmed(&head))?;
+    writeln!(out, "{}\n", text(head))?;
 
     let mut peers = plain();
     peers.set_header(COLUMNS);
@@ -61,7 +61,7 @@ fn tunnel(out: &mut impl Write, status: &TunnelStatus) -> io::Result<()> {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    writeln!(out, "{}", trimmed(&peers))?;
+    writeln!(out, "{}", text(peers))?;
 
     let counted: Vec<_> = counters(status)
         .into_iter()
@@ -72,7 +72,7 @@ fn tunnel(out: &mut impl Write, status: &TunnelStatus) -> io::Result<()> {
         for (name, count) in counted {
             counters.add_row([format!("  {name}"), count.to_string()]);
         }
-        writeln!(out, "\ncounters\n{}", trimmed(&counters))?;
+        writeln!(out, "\ncounters\n{}", text(counters))?;
     }
     Ok(())
 }
@@ -148,14 +148,18 @@ fn alike(drivers: &[DriverStatus]) -> Vec<(&str, String)> {
         .collect()
 }
 
-/// A table without lines, two spaces between columns.
+/// A table without lines.
 fn plain() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table
 }
 
-fn trimmed(table: &Table) -> String {
+/// The table's text, its columns two spaces apart.
+fn text(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     table.trim_fmt()
 }
 
@@ -229,6 +233,7 @@ mod tests {
         write(&mut text, std::slice::from_ref(&status)).unwrap();
         let text = String::from_utf8(text).unwrap();
         let lines: Vec<_> = text.lines().map(str::trim).collect();
+        assert!(text.starts_with("tunnel"), "{text}");
         assert!(
             lines[0].starts_with("tunnel") && lines[0].ends_with("mesh0"),
             "{text}"

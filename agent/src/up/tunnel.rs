@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ringspan::crypto::PublicKey;
+use ringspan::runtime::wishes::XdpSend;
 use ringspan::{Dataplane, Inner, Outer};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::UpError;
-use crate::config::{Config, OuterDriver, PeerConfig};
+use crate::config::{Config, OuterDriver, OuterSend, PeerConfig, XdpMode};
 use crate::net::{Setup, interface_index};
 use crate::resolve::{Known, Resolver, specs};
 use crate::signals::EndSignals;
@@ -84,6 +85,15 @@ fn start(config: &Config, card: Option<String>) -> Result<Dataplane, UpError> {
             Outer::udp()
         }
         (OuterDriver::Udp | OuterDriver::Xdp, _) => Outer::udp(),
+    };
+    let outer = match config.outer.mode {
+        XdpMode::Auto => outer,
+        XdpMode::Copy => outer.copy_only(),
+        XdpMode::Generic => outer.generic_only(),
+    };
+    let outer = match config.outer.send {
+        OuterSend::Xdp => outer,
+        OuterSend::Udp => outer.send(XdpSend::ReceiveOnly),
     };
     let mut builder = Dataplane::builder(config.private_key.clone())
         .listen_port(config.listen_port)

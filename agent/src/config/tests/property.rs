@@ -6,7 +6,8 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 
 use super::super::{
-    Config, EndpointName, LogLevel, OuterChoice, OuterDriver, PeerConfig, Routes, render,
+    Config, EndpointName, LogLevel, OuterChoice, OuterDriver, OuterSend, PeerConfig, Routes,
+    XdpMode, render,
 };
 use super::{PRIVATE, read};
 
@@ -124,6 +125,15 @@ fn config() -> impl Strategy<Value = Config> {
     ];
     let driver = prop::sample::select(vec![OuterDriver::Auto, OuterDriver::Xdp, OuterDriver::Udp]);
     let interface = proptest::option::of("[a-z][a-z0-9.]{0,14}");
+    let send = prop::sample::select(vec![OuterSend::Xdp, OuterSend::Udp]);
+    let mode = prop::sample::select(vec![XdpMode::Auto, XdpMode::Copy, XdpMode::Generic]);
+    let outer =
+        (driver, interface, send, mode).prop_map(|(driver, interface, send, mode)| OuterChoice {
+            driver,
+            interface,
+            send,
+            mode,
+        });
     let log = prop::sample::select(vec![LogLevel::Off, LogLevel::Warn, LogLevel::Trace]);
     (
         (
@@ -133,12 +143,12 @@ fn config() -> impl Strategy<Value = Config> {
             1280..=65455u16,
             any::<u32>(),
         ),
-        (routes, driver, interface, 0usize..=256, log),
+        (routes, outer, 0usize..=256, log),
         btree_map(any::<[u8; 32]>(), peer(), 0..5),
     )
         .prop_map(|(one, two, peers)| {
             let (private_key, listen_port, addresses, mtu, fwmark) = one;
-            let (routes, driver, interface, workers, log) = two;
+            let (routes, outer, workers, log) = two;
             let mut taken = std::collections::BTreeSet::new();
             let peers = peers
                 .into_iter()
@@ -159,7 +169,7 @@ fn config() -> impl Strategy<Value = Config> {
                 mtu,
                 fwmark,
                 routes,
-                outer: OuterChoice { driver, interface },
+                outer,
                 workers: NonZeroUsize::new(workers),
                 log,
                 peers,

@@ -1,6 +1,6 @@
 use std::num::NonZeroU16;
 
-use super::super::{Config, LogLevel, OuterDriver, Routes};
+use super::super::{Config, LogLevel, OuterDriver, OuterSend, Routes, XdpMode};
 use super::{OWN_PUBLIC, PEER_A, PEER_B, PRIVATE, error, read, says};
 
 /// A configuration whose line 5 is `line`, in section `[interface]`.
@@ -53,6 +53,8 @@ fn values_of_every_kind() {
         [outer]
         driver = "XDP"
         interface = "eth0.7"
+        send = "udp"
+        mode = "generic"
         [runtime]
         workers = 4
         log = "debug"
@@ -76,6 +78,8 @@ fn values_of_every_kind() {
     assert_eq!(config.routes, Routes::Table(180));
     assert_eq!(config.outer.driver, OuterDriver::Xdp);
     assert_eq!(config.outer.interface.as_deref(), Some("eth0.7"));
+    assert_eq!(config.outer.send, OuterSend::Udp);
+    assert_eq!(config.outer.mode, XdpMode::Generic);
     assert_eq!(config.workers.unwrap().get(), 4);
     let a = &config.peers[0];
     let endpoints: Vec<_> = a.endpoints.iter().map(ToString::to_string).collect();
@@ -160,6 +164,14 @@ fn bad_values_say_line_key_value_and_way_out() {
         (
             "[outer]\ndriver = \"xpd\"",
             &[":6: outer.driver: ", "\"xpd\"", "auto, xdp and udp"],
+        ),
+        (
+            "[outer]\nsend = \"gso\"",
+            &[":6: outer.send: ", "\"gso\"", "xdp and udp"],
+        ),
+        (
+            "[outer]\nmode = \"zero-copy\"",
+            &[":6: outer.mode: ", "auto, copy and generic"],
         ),
         (
             "[runtime]\nlog = \"inof\"",

@@ -20,7 +20,8 @@ const FORGET_AFTER: Duration = Duration::from_secs(1);
 pub struct Rate {
     /// Events a second in the long run. Zero counts as one.
     pub per_second: u32,
-    /// Events at once. At most what refills in [`FORGET_AFTER`], or forgetting would be a gift.
+    /// Events at once. At most what refills in a second, after which silent
+    /// sources are forgotten: else that would be a gift.
     pub burst: u32,
 }
 

@@ -127,6 +127,27 @@ fn a_long_stream_loses_nothing_and_renews_just_in_time() {
 }
 
 #[test]
+fn two_talkative_ends_that_start_at_once_make_no_needless_handshake() {
+    let config = || PeerConfig {
+        persistent_keepalive: NonZeroU16::new(1),
+        ..PeerConfig::default()
+    };
+    let mut world = World::new(config(), config());
+    world.run(MS);
+    assert!(world.has_session());
+    for _ in 0..1000 {
+        assert!(world.a.send_data(world.now, b"data"));
+        assert!(world.b.send_data(world.now, b"data"));
+        world.run(secs(1));
+    }
+    assert_eq!((world.a.inbox.len(), world.b.inbox.len()), (1000, 1000));
+    // The two that crossed, and one in 120 s.
+    let (a, b) = (world.count(true, 1), world.count(false, 1));
+    assert_eq!(a + b, 2 + 1000 / 120, "{a} by a, {b} by b");
+    assert_eq!(world.count(true, 2) + world.count(false, 2), a + b);
+}
+
+#[test]
 fn an_initiator_that_only_receives_renews_at_165_seconds() {
     for (at, renewals) in [(164, 0), (165, 1)] {
         let mut world = World::connected();

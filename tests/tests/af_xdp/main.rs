@@ -4,6 +4,7 @@
 mod bed;
 mod frames;
 mod lifecycle;
+mod paths;
 mod receive;
 mod send;
 
@@ -17,5 +18,6 @@ fn main() -> ExitCode {
     let suite = receive::add(Suite::new(), needs);
     let suite = send::add(suite, needs);
     let suite = frames::add(suite, needs);
-    lifecycle::add(suite, needs).main()
+    let suite = lifecycle::add(suite, needs);
+    paths::add(suite, needs).main()
 }

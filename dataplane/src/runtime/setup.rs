@@ -140,7 +140,7 @@ const MAX_WORKERS: usize = 256;
 
 pub(super) struct OuterRequest {
     listen_port: u16,
-    fwmark: u32,
+    pub(super) fwmark: u32,
     pub(super) mtu: u16,
     pub(super) workers: Option<usize>,
 }

@@ -11,6 +11,7 @@ use crate::io::udp::UdpPort;
 use crate::io::xdp::{Mode, PathTable, Transmit, XdpConfig, XdpDriver, XdpProgram, ZeroCopy};
 
 use super::outer_pair::OuterPair;
+use super::paths::PathResolver;
 use super::setup::{MAX_OVERHEAD, OpenOuter, OuterPorts, OuterRequest, StartError};
 use super::wishes::{XdpSend, XdpWish};
 
@@ -24,6 +25,14 @@ pub(super) fn open(
         step: "make the path table",
         source,
     })?;
+    let mut attachments: Vec<Box<dyn Any + Send + Sync>> = Vec::new();
+    if wish.send == XdpSend::Both {
+        let resolver = PathResolver::start(Arc::clone(&paths), request.fwmark);
+        attachments.push(Box::new(resolver.map_err(|source| StartError::System {
+            step: "start the path resolver",
+            source,
+        })?));
+    }
     let transmit = (wish.send == XdpSend::Both).then(|| Transmit {
         largest_datagram: request.mtu.saturating_add(MAX_OVERHEAD),
         ..Transmit::new(udp.port(), Arc::clone(&paths))
@@ -70,7 +79,7 @@ pub(super) fn open(
     if let Some((receivers, _)) = ports.first_mut() {
         receivers.push(Box::new(udp.rx()));
     }
-    let attachments: Vec<Box<dyn Any + Send + Sync>> = vec![Box::new(program)];
+    attachments.push(Box::new(program));
     Ok(OpenOuter {
         ports,
         control_tx: Box::new(udp.tx()),

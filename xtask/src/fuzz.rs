@@ -4,7 +4,7 @@
 //! by ordinary code generation options; only the address sanitizer would need nightly, and the
 //! code under these targets is safe Rust with its overflow checks on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::{Result, workspace};
@@ -18,8 +18,6 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 10)]
     seconds: u32,
 }
-
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 const INSTRUMENTATION: &str = "--cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -35,14 +33,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             return Err(format!("no target {name}; there are: {}", known.join(", ")).into());
         }
     }
-    build()?;
+    let host = workspace::rustc_field(Path::new("rustc"), "host")?;
+    build(&host)?;
     let chosen = if args.targets.is_empty() {
         &known
     } else {
         &args.targets
     };
     for name in chosen {
-        fuzz(name, args.seconds)?;
+        fuzz(name, &host, args.seconds)?;
     }
     Ok(())
 }
@@ -68,12 +67,13 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn build() -> Result<()> {
+fn build(host: &str) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     // Given a target, cargo keeps the flags away from build scripts and procedural macros.
     command
-        .args(["build", "--release", "--bins", "--target", TRIPLE])
+        .args(["build", "--release", "--bins", "--target"])
+        .arg(host)
         .arg("--manifest-path")
         .arg(folder().join("Cargo.toml"))
         .arg("--target-dir")
@@ -82,13 +82,13 @@ fn build() -> Result<()> {
     workspace::run(&mut command)
 }
 
-fn fuzz(name: &str, seconds: u32) -> Result<()> {
+fn fuzz(name: &str, host: &str, seconds: u32) -> Result<()> {
     let corpus = folder().join("corpus").join(name);
     let artifacts = folder().join("artifacts").join(name);
     std::fs::create_dir_all(&corpus)?;
     std::fs::create_dir_all(&artifacts)?;
     println!("fuzzing {name} for {seconds} s");
-    let mut command = Command::new(target().join(TRIPLE).join("release").join(name));
+    let mut command = Command::new(target().join(host).join("release").join(name));
     command
         .arg(format!("-max_total_time={seconds}"))
         .arg("-max_len=65535")

@@ -50,6 +50,16 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         .to_owned())
 }
 
+/// One field of `rustc -vV`.
+pub(crate) fn rustc_field(rustc: &Path, field: &str) -> Result<String> {
+    let version = output(Command::new(rustc).arg("-vV"))?;
+    version
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(": "))
+        .map(str::to_owned)
+        .ok_or_else(|| format!("rustc -vV names no {field}").into())
+}
+
 fn program(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
 }

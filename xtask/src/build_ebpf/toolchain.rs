@@ -32,7 +32,7 @@ impl Toolchain {
                 return Err(format!("{} holds no core/src/lib.rs", library.display()).into());
             }
             return Ok(Self {
-                release: version_field(in_path, "release")?,
+                release: workspace::rustc_field(in_path, "release")?,
                 rustc: in_path.to_path_buf(),
                 library: library.canonicalize()?,
                 outside_sysroot: true,
@@ -45,7 +45,7 @@ impl Toolchain {
             let library = sysroot.join("lib/rustlib/src/rust/library");
             if library.join("core/src/lib.rs").exists() {
                 return Ok(Self {
-                    release: version_field(rustc, "release")?,
+                    release: workspace::rustc_field(rustc, "release")?,
                     rustc: rustc.to_path_buf(),
                     library: library.canonicalize()?,
                     outside_sysroot: false,
@@ -104,7 +104,7 @@ impl Toolchain {
 /// the LLVM of the `rustc` in PATH.
 pub(super) fn linker() -> Result<PathBuf> {
     let rustc = Path::new("rustc");
-    let release = version_field(rustc, "release")?;
+    let release = workspace::rustc_field(rustc, "release")?;
     let tools = workspace::target()
         .join("tools")
         .join(format!("bpf-linker-{LINKER_VERSION}-rustc-{release}"));
@@ -112,7 +112,7 @@ pub(super) fn linker() -> Result<PathBuf> {
     if linker.exists() {
         return Ok(linker);
     }
-    let llvm = version_field(rustc, "LLVM version")?;
+    let llvm = workspace::rustc_field(rustc, "LLVM version")?;
     let major = llvm.split('.').next().unwrap_or(&llvm);
     let libraries = sysroot(rustc)?.join("lib");
 
@@ -165,16 +165,6 @@ fn rustc_llvm(libraries: &Path) -> Result<PathBuf> {
 
 fn sysroot(rustc: &Path) -> Result<PathBuf> {
     workspace::output(Command::new(rustc).args(["--print", "sysroot"])).map(PathBuf::from)
-}
-
-/// One field of `rustc -vV`.
-fn version_field(rustc: &Path, field: &str) -> Result<String> {
-    let version = workspace::output(Command::new(rustc).arg("-vV"))?;
-    version
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(": "))
-        .map(str::to_owned)
-        .ok_or_else(|| format!("rustc -vV names no {field}").into())
 }
 
 fn cargo_home() -> Option<PathBuf> {

@@ -5,6 +5,8 @@ use std::env;
 use std::sync::OnceLock;
 
 use super::BatchAead;
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512;
 use super::library::Library;
 use super::portable::Portable;
 
@@ -37,22 +39,29 @@ const KNOWN: &str = "avx512, avx2, aws-lc and portable";
 
 /// One row of the table of back ends.
 struct Candidate {
-    back_end: &'static dyn BatchAead,
+    name: &'static str,
     needs: &'static str,
-    supported: fn() -> bool,
+    /// The back end, where the CPU can run it.
+    find: fn() -> Option<&'static dyn BatchAead>,
 }
 
 /// Fastest first. A new back end (NEON, say) takes its place here and nowhere else.
 static CANDIDATES: &[Candidate] = &[
+    #[cfg(target_arch = "x86_64")]
     Candidate {
-        back_end: &Library,
-        needs: "nothing",
-        supported: || true,
+        name: "avx512",
+        needs: Avx512::NEEDS,
+        find: Avx512::find,
     },
     Candidate {
-        back_end: &Portable,
+        name: "aws-lc",
         needs: "nothing",
-        supported: || true,
+        find: || Some(&Library),
+    },
+    Candidate {
+        name: "portable",
+        needs: "nothing",
+        find: || Some(&Portable),
     },
 ];
 
@@ -78,26 +87,19 @@ pub fn backend() -> Result<&'static dyn BatchAead, BackendError> {
 pub fn by_name(name: &str) -> Result<&'static dyn BatchAead, BackendError> {
     let candidate = CANDIDATES
         .iter()
-        .find(|candidate| candidate.back_end.name() == name)
+        .find(|candidate| candidate.name == name)
         .ok_or_else(|| BackendError::Unknown {
             name: name.to_owned(),
         })?;
-    if (candidate.supported)() {
-        Ok(candidate.back_end)
-    } else {
-        Err(BackendError::Unsupported {
-            name: candidate.back_end.name(),
-            needs: candidate.needs,
-        })
-    }
+    (candidate.find)().ok_or(BackendError::Unsupported {
+        name: candidate.name,
+        needs: candidate.needs,
+    })
 }
 
 /// Every back end that can run here, fastest first: for benches and conformance tests.
 pub fn supported() -> impl Iterator<Item = &'static dyn BatchAead> {
-    CANDIDATES
-        .iter()
-        .filter(|candidate| (candidate.supported)())
-        .map(|candidate| candidate.back_end)
+    CANDIDATES.iter().filter_map(|candidate| (candidate.find)())
 }
 
 fn fastest() -> &'static dyn BatchAead {
@@ -113,7 +115,7 @@ mod tests {
         let error = by_name("sse9").unwrap_err();
         let text = error.to_string();
         for candidate in CANDIDATES {
-            assert!(text.contains(candidate.back_end.name()), "{text}");
+            assert!(text.contains(candidate.name), "{text}");
         }
         assert!(text.contains("sse9"), "{text}");
     }
@@ -121,14 +123,14 @@ mod tests {
     #[test]
     fn a_back_end_that_cannot_run_is_refused_by_name() {
         for candidate in CANDIDATES {
-            let name = candidate.back_end.name();
+            let name = candidate.name;
             match by_name(name) {
                 Ok(found) => {
-                    assert!((candidate.supported)());
+                    assert!((candidate.find)().is_some());
                     assert_eq!(found.name(), name);
                 }
                 Err(error) => {
-                    assert!(!(candidate.supported)());
+                    assert!((candidate.find)().is_none());
                     assert!(error.to_string().contains(candidate.needs));
                 }
             }

@@ -1,12 +1,18 @@
 //! Floor 2: cryptography. Knows nothing of packets' meaning, of I/O or of time.
 
 pub mod aead;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod backend;
+#[cfg(target_arch = "x86_64")]
+mod batch;
 #[cfg(test)]
 mod conformance;
 pub mod hash;
 pub mod keys;
 pub mod library;
+#[cfg(target_arch = "x86_64")]
+mod poly1305;
 pub mod portable;
 pub mod random;
 pub mod single;

@@ -108,7 +108,7 @@ fn tunnel(outer: &str) -> TestResult {
     assert_eq!(peer["endpoint"], "10.9.0.2:51820");
     assert_eq!(peer["preshared_key"], true);
     assert!(peer["last_handshake_s"].is_u64(), "{peer}");
-    for bytes in ["rx_bytes", "tx_bytes"] {
+    for bytes in ["receive_bytes", "transmit_bytes"] {
         assert!(peer[bytes].as_u64() > Some(1 << 20), "{bytes}: {peer}");
     }
     let table = bed.status(&[]);

@@ -23,12 +23,15 @@ impl fmt::Display for EndpointName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(f),
+            // A link-local address and its interface.
+            Self::Host { name, port } if name.contains(':') => write!(f, "[{name}]:{port}"),
             Self::Host { name, port } => write!(f, "{name}:{port}"),
         }
     }
 }
 
-/// `HOST:PORT`, with an IPv6 host in brackets.
+/// `HOST:PORT`, with an IPv6 host in brackets; a link-local one may name its interface, whose
+/// index only the machine knows, so that it is looked up as a name is.
 pub(super) fn endpoint(text: &str) -> Result<EndpointName, Problem> {
     let wrong = |why| Problem::NotAnEndpoint {
         value: Shown::new(text),
@@ -44,6 +47,16 @@ pub(super) fn endpoint(text: &str) -> Result<EndpointName, Problem> {
     };
     if let Ok(address) = text.parse() {
         return Ok(EndpointName::Address(address));
+    }
+    let inside = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    if let Some((address, scope)) = inside.and_then(|inside| inside.split_once('%'))
+        && address.parse::<Ipv6Addr>().is_ok()
+        && interface_name(scope, "").is_ok()
+    {
+        return Ok(EndpointName::Host {
+            name: format!("{address}%{scope}"),
+            port,
+        });
     }
     if host.parse::<Ipv6Addr>().is_ok() {
         return Err(wrong("an IPv6 address takes brackets"));

@@ -53,7 +53,7 @@ pub(crate) struct DriverStatus {
     pub(crate) statistics: BTreeMap<String, u64>,
 }
 
-/// One peer.
+/// One peer, under the names of Talos's `KubeSpanPeerStatus`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct PeerReport {
     /// Its name for people; may be empty.
@@ -66,12 +66,15 @@ pub(crate) struct PeerReport {
     pub(crate) state: String,
     /// Seconds since the last handshake; none: there was none.
     pub(crate) last_handshake_s: Option<u64>,
+    /// The endpoint that this node last chose, and how many seconds ago.
+    pub(crate) last_used_endpoint: Option<String>,
+    pub(crate) last_endpoint_change_s: Option<u64>,
     /// Outer bytes, both ways.
-    pub(crate) rx_bytes: u64,
-    pub(crate) tx_bytes: u64,
+    pub(crate) receive_bytes: u64,
+    pub(crate) transmit_bytes: u64,
     /// Inner packets, both ways.
-    pub(crate) rx_packets: u64,
-    pub(crate) tx_packets: u64,
+    pub(crate) receive_packets: u64,
+    pub(crate) transmit_packets: u64,
     /// The inner prefixes behind it.
     pub(crate) allowed_ips: Vec<String>,
     /// Whether the two ends have a preshared key.
@@ -106,10 +109,12 @@ pub(crate) fn peer(status: PeerStatus) -> PeerReport {
         endpoint: status.endpoint.map(|endpoint| endpoint.to_string()),
         state: status.state.to_string(),
         last_handshake_s: status.last_handshake.map(|age| age.as_secs()),
-        rx_bytes: status.receive_bytes,
-        tx_bytes: status.transmit_bytes,
-        rx_packets: status.receive_packets,
-        tx_packets: status.transmit_packets,
+        last_used_endpoint: status.last_used_endpoint.map(|e| e.to_string()),
+        last_endpoint_change_s: status.last_endpoint_change.map(|age| age.as_secs()),
+        receive_bytes: status.receive_bytes,
+        transmit_bytes: status.transmit_bytes,
+        receive_packets: status.receive_packets,
+        transmit_packets: status.transmit_packets,
         allowed_ips: status.allowed_ips.iter().map(ToString::to_string).collect(),
         preshared_key: status.has_preshared_key,
         persistent_keepalive_s: status.persistent_keepalive.unwrap_or(0),
@@ -147,10 +152,12 @@ pub(crate) fn sample() -> TunnelStatus {
             endpoint: Some("192.0.2.2:51820".into()),
             state: "up".into(),
             last_handshake_s: Some(125),
-            rx_bytes: 1536,
-            tx_bytes: 92,
-            rx_packets: 2,
-            tx_packets: 1,
+            last_used_endpoint: None,
+            last_endpoint_change_s: None,
+            receive_bytes: 1536,
+            transmit_bytes: 92,
+            receive_packets: 2,
+            transmit_packets: 1,
             allowed_ips: vec!["10.0.0.2/32".into(), "fd00::2/128".into()],
             preshared_key: true,
             persistent_keepalive_s: 25,

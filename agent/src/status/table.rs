@@ -99,8 +99,8 @@ fn row(peer: &PeerReport) -> [String; 9] {
         peer.state.clone(),
         peer.last_handshake_s
             .map_or_else(|| "never".to_owned(), |s| format!("{} ago", age(s))),
-        bytes(peer.rx_bytes),
-        bytes(peer.tx_bytes),
+        bytes(peer.receive_bytes),
+        bytes(peer.transmit_bytes),
         match peer.persistent_keepalive_s {
             0 => "off".to_owned(),
             seconds => format!("{seconds} s"),

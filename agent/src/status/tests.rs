@@ -126,3 +126,21 @@ fn requests_that_are_none_get_an_error_and_end_nothing() {
     drop(UnixStream::connect(path).unwrap());
     assert!(scratch.ask(Some("mesh0"), Output::Table).is_ok());
 }
+
+#[test]
+fn the_manual_has_every_field() {
+    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let manual = fs::read_to_string(manual).unwrap();
+    let status = serde_json::to_value(sample()).unwrap();
+    let nested = [&status["drivers"][0], &status["peers"][0]];
+    for object in std::iter::once(&status).chain(nested) {
+        for name in object.as_object().unwrap().keys() {
+            let plain = format!("`{name}`");
+            let marked = [format!("`{name}[]`"), format!("`{name}{{}}`")];
+            assert!(
+                manual.contains(&plain) || marked.iter().any(|m| manual.contains(m)),
+                "{name} is not documented"
+            );
+        }
+    }
+}

@@ -60,7 +60,7 @@ fn values_of_every_kind() {
         log = "debug"
         [[peer]]
         public_key = "{PEER_A}"
-        endpoints = ["192.0.2.1:1", "[2001:db8::1]:2", "node-a.example.:3"]
+        endpoints = ["192.0.2.1:1", "[2001:db8::1]:2", "node-a.example.:3", "[fe80::1%lo]:4"]
         allowed_ips = ["10.0.0.77/24", "::/0"]
         persistent_keepalive = 25
         [[peer]]
@@ -85,7 +85,12 @@ fn values_of_every_kind() {
     let endpoints: Vec<_> = a.endpoints.iter().map(ToString::to_string).collect();
     assert_eq!(
         endpoints,
-        ["192.0.2.1:1", "[2001:db8::1]:2", "node-a.example.:3"]
+        [
+            "192.0.2.1:1",
+            "[2001:db8::1]:2",
+            "node-a.example.:3",
+            "[fe80::1%lo]:4"
+        ]
     );
     assert_eq!(a.allowed_ips[0].to_string(), "10.0.0.0/24", "masked");
     assert_eq!(a.persistent_keepalive, NonZeroU16::new(25));
@@ -216,6 +221,7 @@ fn bad_endpoints_say_why() {
         ("-a.example:1", "no host name"),
         ("[2001:db8::g]:1", "no IPv6 address"),
         ("x[::1]:1", "no IPv6 address"),
+        ("[fe80::1%a b]:1", "no IPv6 address"),
     ] {
         let text = peers(&format!("endpoints = [\n\"{endpoint}\"]"), "");
         let quoted = format!("{endpoint:?}");

@@ -204,10 +204,12 @@ fn tun_queue_length() -> TestResult {
     let mut config = TunConfig::new("tun0");
     config.queue_length = Some(5000);
     let (namespace, _tun) = tun(&config)?;
-    let show = ["link", "show", "tun0"];
+    let show = ["-details", "link", "show", "tun0"];
     let shown = namespace.run(|| Command::new("ip").args(show).output())?;
     let shown = String::from_utf8(shown.stdout)?;
     assert!(shown.contains("qlen 5000"), "{shown}");
+    // 45 segments: as many as one send takes.
+    assert!(shown.contains("gso_max_size 61560"), "{shown}");
     Ok(())
 }
 

@@ -367,13 +367,19 @@ mod tests {
         for (index, change) in changes.into_iter().enumerate() {
             assert_eq!(counts(&next(change), ALL), [1, 1], "change {index}");
         }
-        // A hop count that differs, and data that is corrupt.
-        let mut other_ttl = next(&|_| {});
-        other_ttl[1][8] -= 1;
-        let layout = Layout::plain(&other_ttl[1]).unwrap();
-        layout.set_lengths(&mut other_ttl[1], 152).unwrap();
-        assert!(layout.verifies(&other_ttl[1]));
-        assert_eq!(counts(&other_ttl, ALL), [1, 1]);
+        // Any other header field that differs: TOS, DF, hop count; acknowledgement, window,
+        // urgent pointer, options.
+        for at in [1, 6, 8, 31, 34, 38, 50] {
+            let mut other = next(&|_| {});
+            other[1][at] ^= 0x40;
+            let layout = Layout::plain(&other[1]).unwrap();
+            let len = other[1].len();
+            layout.set_lengths(&mut other[1], len).unwrap();
+            layout.set_checksum(&mut other[1]).unwrap();
+            assert!(layout.verifies(&other[1]));
+            assert_eq!(counts(&other, ALL), [1, 1], "byte {at}");
+        }
+        // Data that is corrupt.
         let mut corrupt = next(&|_| {});
         corrupt[1][100] ^= 1;
         assert_eq!(counts(&corrupt, ALL), [1, 1]);

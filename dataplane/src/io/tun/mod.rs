@@ -6,13 +6,14 @@
 //!
 //! The files: `request` (the ioctls, with all the `unsafe`), `open`, `rx`, `tx`; for super-packets
 //! `vnet` (the header that describes them), `transport` (TCP and UDP headers), `split` (cutting
-//! what was read) and `coalesce` (putting together what is written).
+//! what was read), `coalesce` (putting together what is written) and `super_size` (their length).
 
 mod coalesce;
 mod open;
 mod request;
 mod rx;
 mod split;
+mod super_size;
 mod transport;
 mod tx;
 mod vnet;

@@ -10,7 +10,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::coalesce::Kinds;
 use super::request::{Request, set_int, set_number};
-use super::{TunRx, TunTx, vnet};
+use super::{TunRx, TunTx, super_size, vnet};
 use crate::engine::port::DriverInfo;
 
 /// The longest interface name, in bytes.
@@ -152,6 +152,12 @@ impl Tun {
         let index = tun.ask(libc::SIOCGIFINDEX as _).map_err(failed("index"))?;
         tun.index = index.int().cast_unsigned();
         tun.set_mtu(config.mtu)?;
+        if tun.offloads != Kinds::NONE
+            && let Err(error) = super_size::set(tun.index, super_size::fitting(config.mtu))
+        {
+            let interface = &tun.name;
+            tracing::warn!("interface {interface}: super-packets keep their length: {error}");
+        }
         if let Some(length) = config.queue_length {
             let length = i32::try_from(length).unwrap_or(i32::MAX);
             Request::new(&tun.name)

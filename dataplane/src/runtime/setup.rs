@@ -17,7 +17,7 @@ use super::wishes::{CustomOuter, Inner, InnerWish, MIN_MTU, Outer, OuterWish};
 use super::worker::Ports;
 
 /// Bytes that WireGuard adds to an inner packet, IPv6 outside: 40 + 8 + 16 + 16.
-pub(super) const MAX_OVERHEAD: u16 = 80;
+const MAX_OVERHEAD: u16 = 80;
 
 /// Why a node could not be started.
 #[derive(Debug, thiserror::Error)]

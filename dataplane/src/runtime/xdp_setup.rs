@@ -9,10 +9,11 @@ use tracing::info;
 use crate::engine::port::OuterTx;
 use crate::io::udp::UdpPort;
 use crate::io::xdp::{Mode, PathTable, Transmit, XdpConfig, XdpDriver, XdpProgram, ZeroCopy};
+use crate::wire::message::DATA_OVERHEAD;
 
 use super::outer_pair::OuterPair;
 use super::paths::PathResolver;
-use super::setup::{MAX_OVERHEAD, OpenOuter, OuterPorts, OuterRequest, StartError};
+use super::setup::{OpenOuter, OuterPorts, OuterRequest, StartError};
 use super::wishes::{XdpSend, XdpWish};
 
 /// Opens AF_XDP as `wish` says, beside the UDP socket.
@@ -33,10 +34,7 @@ pub(super) fn open(
             source,
         })?));
     }
-    let transmit = (wish.send == XdpSend::Both).then(|| Transmit {
-        largest_datagram: request.mtu.saturating_add(MAX_OVERHEAD),
-        ..Transmit::new(udp.port(), Arc::clone(&paths))
-    });
+    let transmit = (wish.send == XdpSend::Both).then(|| Transmit::new(udp.port(), paths));
     let config = XdpConfig {
         attach: if wish.generic_only {
             Mode::Generic
@@ -48,6 +46,7 @@ pub(super) fn open(
         } else {
             ZeroCopy::Auto
         },
+        largest_datagram: request.mtu.saturating_add(DATA_OVERHEAD as u16),
         transmit,
         ..XdpConfig::default()
     };

@@ -9,9 +9,15 @@ use super::path::PathTable;
 use super::program::{AttachedMode, Mode, XdpProgram};
 use super::queue::{LEAST_RING, XdpQueue};
 use super::socket::ZeroCopy;
+use super::umem::CHUNK_SIZE;
 
 /// The most entries a ring may have here: 128 MiB of frames.
 const MOST_RING: u32 = 32768;
+
+/// The largest UDP payload, in bytes, that fits into a frame with all headers that may stand
+/// before it: the kernel keeps 256 bytes of each chunk to itself, and the headers are Ethernet, two
+/// VLAN tags, IPv4 with all its options, UDP.
+pub const LARGEST_DATAGRAM: u16 = CHUNK_SIZE as u16 - 256 - (14 + 8 + 60 + 8);
 
 /// How to open the driver. All rings are counted in entries, powers of two from 64 to 32768.
 #[derive(Clone, Debug)]
@@ -32,6 +38,10 @@ pub struct XdpConfig {
     pub rx_frames: u32,
     /// Entries of the TX and completion rings, and frames to send from.
     pub tx_ring: u32,
+    /// The largest UDP payload that will be sent or received, in bytes, at most
+    /// [`LARGEST_DATAGRAM`]: inner MTU + 32. Paths that cannot carry it are not taken, because the
+    /// UDP socket can fragment and AF_XDP cannot.
+    pub largest_datagram: u16,
     /// How to send; none for sockets that only receive. Those have no TX ring: in copy mode
     /// `poll()` on a socket that has one does the sending, and fights over it with whoever sends.
     pub transmit: Option<Transmit>,
@@ -53,26 +63,23 @@ pub struct Transmit {
     /// Whether IPv4 datagrams carry a UDP checksum; IPv6 ones always do. Without one, a receiver
     /// on a kernel socket cannot coalesce them (UDP_GRO), and some translators drop them.
     pub ipv4_checksum: bool,
-    /// The largest UDP payload that will be sent, in bytes: inner MTU + 32. Paths that cannot
-    /// carry it are not taken, because the UDP socket can fragment and AF_XDP cannot.
-    pub largest_datagram: u16,
 }
 
 impl Transmit {
-    /// From `source_port` over `paths`, with checksums, for an inner MTU of 1420.
+    /// From `source_port` over `paths`, with checksums.
     #[must_use]
     pub const fn new(source_port: u16, paths: Arc<PathTable>) -> Self {
         Self {
             source_port,
             paths,
             ipv4_checksum: true,
-            largest_datagram: 1420 + 32,
         }
     }
 }
 
 impl Default for XdpConfig {
-    /// The best mode that can be had, need-wakeup, 2048 entries a ring, receiving only.
+    /// The best mode that can be had, need-wakeup, 2048 entries a ring, for an inner MTU of 1420,
+    /// receiving only.
     fn default() -> Self {
         Self {
             attach: Mode::Auto,
@@ -82,6 +89,7 @@ impl Default for XdpConfig {
             rx_ring: 2048,
             rx_frames: 4096,
             tx_ring: 2048,
+            largest_datagram: 1420 + 32,
             transmit: None,
             bind_patience: Duration::from_millis(500),
             link_patience: Duration::from_secs(5),
@@ -182,6 +190,12 @@ impl XdpConfig {
                 });
             }
         }
+        if self.largest_datagram > LARGEST_DATAGRAM {
+            return Err(XdpError::LargeDatagrams {
+                largest: self.largest_datagram,
+                most: LARGEST_DATAGRAM,
+            });
+        }
         Ok(())
     }
 }
@@ -201,5 +215,19 @@ mod tests {
             assert!(message.contains("TX ring") && message.contains(&value.to_string()));
         }
         assert!(XdpConfig::default().check().is_ok());
+    }
+
+    #[test]
+    fn datagrams_that_no_frame_holds_are_refused() {
+        let config = |largest_datagram| XdpConfig {
+            largest_datagram,
+            ..XdpConfig::default()
+        };
+        assert!(config(LARGEST_DATAGRAM).check().is_ok());
+        let error = config(8920 + 32).check().unwrap_err();
+        assert!(matches!(
+            error,
+            XdpError::LargeDatagrams { largest: 8952, .. }
+        ));
     }
 }

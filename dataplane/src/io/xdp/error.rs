@@ -49,6 +49,18 @@ pub enum XdpError {
         /// The most allowed.
         most: u32,
     },
+    /// Datagrams that do not fit into a frame of the UMEM.
+    #[error(
+        "datagrams of {largest} bytes do not fit into AF_XDP's frames, which hold {most}: lower \
+         the tunnel's MTU to {mtu}, or use the UDP driver",
+        mtu = most - 32
+    )]
+    LargeDatagrams {
+        /// The largest UDP payload wanted, in bytes.
+        largest: u16,
+        /// The largest that fits.
+        most: u16,
+    },
     /// No socket.
     #[error(
         "cannot make an AF_XDP socket: {0}; it needs CAP_NET_RAW (run as root) and a kernel with \

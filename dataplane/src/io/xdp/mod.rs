@@ -28,7 +28,7 @@ mod socket;
 mod tx;
 mod umem;
 
-pub use driver::{Transmit, XdpConfig, XdpDriver};
+pub use driver::{LARGEST_DATAGRAM, Transmit, XdpConfig, XdpDriver};
 pub use error::XdpError;
 pub use interface::{Interface, Queues};
 pub use path::{Path, PathKey, PathTable};

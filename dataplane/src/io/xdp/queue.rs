@@ -152,7 +152,7 @@ impl XdpQueue {
                 TxSettings {
                     source_port: transmit.source_port,
                     ipv4_checksum: transmit.ipv4_checksum,
-                    largest_datagram: transmit.largest_datagram,
+                    largest_datagram: config.largest_datagram,
                 },
                 transmit.paths.reader(),
             )

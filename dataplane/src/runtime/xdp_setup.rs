@@ -12,7 +12,7 @@ use crate::io::xdp::{Mode, PathTable, Transmit, XdpConfig, XdpDriver, XdpProgram
 use crate::wire::message::DATA_OVERHEAD;
 
 use super::outer_pair::OuterPair;
-use super::paths::PathResolver;
+use super::paths::{LocalAddressWatch, PathResolver};
 use super::setup::{OpenOuter, OuterPorts, OuterRequest, StartError};
 use super::wishes::{XdpSend, XdpWish};
 
@@ -51,6 +51,12 @@ pub(super) fn open(
         ..XdpConfig::default()
     };
     let mut program = XdpProgram::load(&[udp.port()])?;
+    let addresses = |source| StartError::System {
+        step: "tell the XDP program the local addresses",
+        source,
+    };
+    let mut watch = LocalAddressWatch::open().map_err(addresses)?;
+    watch.tell(&mut program).map_err(addresses)?;
     let queues = XdpDriver::open(&wish.interface, &mut program, &config)?;
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let workers = request
@@ -78,7 +84,7 @@ pub(super) fn open(
     if let Some((receivers, _)) = ports.first_mut() {
         receivers.push(Box::new(udp.rx()));
     }
-    attachments.push(Box::new(program));
+    attachments.push(Box::new(watch.keep(program).map_err(addresses)?));
     Ok(OpenOuter {
         ports,
         control_tx: Box::new(udp.tx()),

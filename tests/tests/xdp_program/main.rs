@@ -4,6 +4,7 @@
 //! `RINGSPAN_XDP_OBJECT` names another build of the program to test instead of the embedded one.
 
 mod attach;
+mod bystanders;
 mod differential;
 mod privilege;
 mod verdicts;
@@ -20,7 +21,8 @@ fn main() -> ExitCode {
     let suite = verdicts::add(suite, &[Need::Bpf]);
     let suite = differential::add(suite, &[Need::Bpf]);
     let suite = privilege::add(suite, &[Need::Bpf]);
-    attach::add(suite, &[Need::Bpf, Need::Namespaces]).main()
+    let suite = attach::add(suite, &[Need::Bpf, Need::Namespaces]);
+    bystanders::add(suite).main()
 }
 
 /// The port that is ours in these tests.

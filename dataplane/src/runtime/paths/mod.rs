@@ -6,6 +6,7 @@
 //! never sends a packet of its own: the kernel looks for a neighbour because the UDP socket sends
 //! meanwhile, and because it is asked to (`NTF_USE`).
 
+mod local;
 mod netlink;
 mod view;
 
@@ -21,10 +22,15 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+pub use self::local::{LocalAddressKeeper, LocalAddressWatch};
 use self::netlink::{Events, Questions, RouteQuestion};
 use self::view::{Change, Route, View};
 use crate::io::xdp::path::Paths;
 use crate::io::xdp::{Path, PathKey, PathTable};
+
+/// Multicast groups (`enum rtnetlink_groups`): links, neighbours, and addresses, routes and
+/// rules of both families.
+const GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
 
 /// The most paths kept: endpoints of authenticated peers, or configured ones.
 const MOST_PATHS: usize = 1 << 16;
@@ -115,7 +121,7 @@ impl Resolver {
             table,
             mark,
             // Events first: what happens during the first listing is then told twice, not never.
-            events: Events::open()?,
+            events: Events::open(&GROUPS)?,
             questions: Questions::open()?,
             view: View::default(),
             wanted: HashMap::new(),

@@ -21,10 +21,6 @@ use netlink_sys::{Socket, SocketAddr};
 /// The bytes of a netlink header (`struct nlmsghdr`).
 const HEADER: usize = 16;
 
-/// Multicast groups (`enum rtnetlink_groups`): links, neighbours, and addresses, routes and
-/// rules of both families.
-const GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
-
 /// Room for events, in bytes: a full Internet table changing at once overruns any.
 const EVENT_BUFFER: usize = 1 << 20;
 
@@ -176,13 +172,14 @@ impl Questions {
 pub(super) struct Events(Socket);
 
 impl Events {
-    /// In the calling thread's network namespace.
-    pub(super) fn open() -> io::Result<Self> {
+    /// Those of the multicast groups `groups` (`enum rtnetlink_groups`), in the calling thread's
+    /// network namespace.
+    pub(super) fn open(groups: &[u32]) -> io::Result<Self> {
         let socket = open()?;
         // Less is no error: an overrun is noticed, and everything read anew.
         let _ = socket.set_rx_buf_sz(EVENT_BUFFER as i32);
-        for group in GROUPS {
-            socket.add_membership(group)?;
+        for group in groups {
+            socket.add_membership(*group)?;
         }
         socket.set_non_blocking(true)?;
         Ok(Self(socket))

@@ -160,24 +160,7 @@ impl View {
     }
 
     fn address(&mut self, message: &AddressMessage, present: bool) -> Change {
-        // On a link to one peer `Address` is the peer's, and `Local` ours.
-        let local = message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                AddressAttribute::Local(ip) => Some(*ip),
-                _ => None,
-            });
-        let own = local.or_else(|| {
-            message
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    AddressAttribute::Address(ip) => Some(*ip),
-                    _ => None,
-                })
-        });
-        let Some(own) = own else {
+        let Some(own) = own_address(message) else {
             return Change::Nothing;
         };
         let key = (message.header.index, own);
@@ -338,6 +321,24 @@ fn parse_link(message: &LinkMessage) -> Option<Link> {
         mac: mac?,
         mtu: mtu?,
         vlan,
+    })
+}
+
+/// The address that an interface has by `message`.
+pub(super) fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
+        message.attributes.iter().find_map(wanted)
+    };
+    // On a link to one peer `Address` is the peer's, and `Local` ours.
+    find(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    })
+    .or_else(|| {
+        find(|attribute| match attribute {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        })
     })
 }
 

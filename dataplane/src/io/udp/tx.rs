@@ -196,11 +196,12 @@ impl Post<'_> {
                         continue;
                     };
                     self.note(&error, first.count);
-                    // What failed for this endpoint will fail for its other runs; and a full
-                    // queue is full for all.
+                    // What failed for this endpoint will fail for its other runs, unless it was
+                    // too long; and a full queue is full for all.
                     let full = error.kind() == io::ErrorKind::WouldBlock;
+                    let unreachable = error.raw_os_error() != Some(libc::EMSGSIZE);
                     while let Some((next, others)) = pending.split_first()
-                        && (full || next.request.to == first.request.to)
+                        && (full || (unreachable && next.request.to == first.request.to))
                     {
                         self.note(&error, next.count);
                         pending = others;
@@ -268,14 +269,23 @@ impl Post<'_> {
         if run.count == 1 {
             return Err(error);
         }
-        match gso::refusal(&error) {
-            Refusal::Always => self.sockets.stop_gso(&error),
-            Refusal::TooLong => *self.segment_limit = (*self.segment_limit).min(*len),
-            Refusal::Unrelated => return Err(error),
+        let refusal = gso::refusal(&error);
+        if refusal == Refusal::Unrelated {
+            return Err(error);
         }
-        self.counts.unsegmented += 1;
         let control = Control::outgoing(to, sticky, *tos, None);
+        let before = self.accepted;
         self.send_singly(fd, &name, &control, bytes(self.arena, run), *len);
+        // Only if they went singly was segmentation to blame: one peer with an impossible address
+        // must not slow down the others.
+        if self.accepted > before {
+            self.counts.unsegmented += 1;
+            if refusal == Refusal::Always {
+                self.sockets.stop_gso(&error);
+            } else {
+                *self.segment_limit = (*self.segment_limit).min(*len);
+            }
+        }
         Ok(())
     }
 

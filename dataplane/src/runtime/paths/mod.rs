@@ -1,6 +1,6 @@
 //! Where AF_XDP frames go: routes and neighbours of the kernel, kept current by its events.
 //!
-//! One thread owns a [`Resolver`]. It waits for rtnetlink events and for keys that the sending
+//! One thread owns a `Resolver`. It waits for rtnetlink events and for keys that the sending
 //! halves miss ([`PathTable::bell`]), looks routes up as the kernel would (with the node's mark),
 //! joins them with the neighbour table, and publishes a new generation when something differs. It
 //! never sends a packet of its own: the kernel looks for a neighbour because the UDP socket sends

@@ -4,7 +4,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::trie::{Halves, Trie};
+use super::bits::Halves;
+use super::trie::Trie;
 
 /// Longest-prefix-match tables for both families (WireGuard paper §2, "cryptokey routing").
 ///

@@ -5,6 +5,7 @@
 //! changes a clone, which shares all that stays the same, and publishes it with one store.
 
 pub mod allowed_ips;
+mod bits;
 pub mod endpoint;
 pub mod index_table;
 pub mod peer;

@@ -13,8 +13,7 @@
 use core::{mem, slice};
 use std::sync::Arc;
 
-/// Bits that a node consumes.
-const STRIDE: u8 = 6;
+use super::bits::{Key, STRIDE};
 
 /// For each six-bit chunk, the positions of its prefixes in [`Branch::internal`].
 const MATCHES: [u64; 64] = {
@@ -38,85 +37,6 @@ const MATCHES: [u64; 64] = {
 /// `chunk`: longer prefixes have higher bits.
 const fn internal_bit(chunk: u64, len: u8) -> u64 {
     1 << ((1 << len) - 1 + (chunk >> (STRIDE - len)))
-}
-
-/// A bit string of fixed length: an address or an index, first bit foremost.
-pub(super) trait Key: Copy + Eq {
-    /// Its length in bits.
-    const BITS: u8;
-
-    /// The six bits from `depth` on; whatever is past the end is arbitrary.
-    fn chunk(self, depth: u8) -> u64;
-
-    /// How many leading bits are the same.
-    fn common(self, other: Self) -> u8;
-
-    /// The first `len` bits, followed by zeros.
-    fn truncate(self, len: u8) -> Self;
-}
-
-impl Key for u32 {
-    const BITS: u8 = 32;
-
-    fn chunk(self, depth: u8) -> u64 {
-        u64::from(self.rotate_left((depth + STRIDE).into()) & 63)
-    }
-
-    fn common(self, other: Self) -> u8 {
-        (self ^ other).leading_zeros() as u8
-    }
-
-    fn truncate(self, len: u8) -> Self {
-        self & !Self::MAX.checked_shr(len.into()).unwrap_or(0)
-    }
-}
-
-/// 128 bits in halves: what is needed of an IPv6 address is nearly always in the first one, and
-/// slots stay aligned to 8 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Halves {
-    high: u64,
-    low: u64,
-}
-
-impl From<u128> for Halves {
-    fn from(bits: u128) -> Self {
-        Self {
-            high: (bits >> 64) as u64,
-            low: bits as u64,
-        }
-    }
-}
-
-impl From<Halves> for u128 {
-    fn from(halves: Halves) -> Self {
-        Self::from(halves.high) << 64 | Self::from(halves.low)
-    }
-}
-
-impl Key for Halves {
-    const BITS: u8 = 128;
-
-    fn chunk(self, depth: u8) -> u64 {
-        let chunk = match depth {
-            0..=58 => self.high >> (58 - depth),
-            59..=63 => self.high << (depth - 58) | self.low >> (64 + 58 - depth),
-            _ => self.low.rotate_left(u32::from(depth - 64 + STRIDE)),
-        };
-        chunk & 63
-    }
-
-    fn common(self, other: Self) -> u8 {
-        match (self.high ^ other.high).leading_zeros() as u8 {
-            64 => 64 + (self.low ^ other.low).leading_zeros() as u8,
-            common => common,
-        }
-    }
-
-    fn truncate(self, len: u8) -> Self {
-        let mask = !u128::MAX.checked_shr(u32::from(len)).unwrap_or(0);
-        Self::from(u128::from(self) & mask)
-    }
 }
 
 /// A prefix and its value.
@@ -497,6 +417,7 @@ impl<K: Key, T: Clone> Branch<K, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::bits::Halves;
 
     #[test]
     fn slots_stay_small() {
@@ -505,12 +426,38 @@ mod tests {
         assert_eq!(size_of::<Slot<Halves, Arc<()>>>(), 40);
     }
 
-    #[test]
-    fn chunks_of_halves_are_those_of_the_whole() {
-        let bits = 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210_u128;
-        for depth in (0..=120).step_by(usize::from(STRIDE)) {
-            let expected = (bits >> (122 - depth)) as u64 & 63;
-            assert_eq!(Halves::from(bits).chunk(depth as u8), expected, "{depth}");
+    /// The slabs of a subtree, by address.
+    fn slabs<K, T>(slot: &Slot<K, T>, all: &mut std::collections::HashSet<*const Slot<K, T>>) {
+        if let Slot::Branch(branch) = slot {
+            all.insert(branch.slab.as_ptr());
+            branch.slab.iter().for_each(|slot| slabs(slot, all));
         }
+    }
+
+    #[test]
+    fn an_update_copies_its_path_and_nothing_else() {
+        let mut trie = Trie::default();
+        let key = |n: u32| n.wrapping_mul(0x9e37_79b9);
+        for n in 0..100_000 {
+            trie.insert(key(n), 32 - (n % 9) as u8, Arc::new(n));
+        }
+        let published = trie.clone();
+        for n in [7, 77, 777, 7777, 77_777] {
+            let before = trie.clone();
+            let (mut old, mut new) = Default::default();
+            slabs(&before.root, &mut old);
+            trie.remove(key(n), 32 - (n % 9) as u8);
+            trie.insert(key(n), 30, Arc::new(n));
+            slabs(&trie.root, &mut new);
+            let copied = new.difference(&old).count();
+            assert!(
+                (1..=10).contains(&copied),
+                "{copied} of {} slabs",
+                old.len()
+            );
+            assert!(old.len() > 10_000);
+        }
+        assert_eq!(published.lookup(key(7)).map(|n| **n), Some(7));
+        assert_eq!(published.len(), published.iter().count());
     }
 }

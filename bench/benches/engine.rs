@@ -194,9 +194,9 @@ fn ours(criterion: &mut Criterion) {
                     address(&mut packets, peers, round);
                     seal(&mut sealing, &mut packets, &mut outer);
                 });
+                assert_eq!(outer.0.len(), BATCH, "every packet is sealed");
             });
             group.finish();
-            assert_eq!(outer.0.len(), BATCH);
 
             let mut group = criterion.benchmark_group("engine/open");
             group.throughput(Throughput::Bytes((BATCH * len) as u64));

@@ -55,6 +55,12 @@ fn main() -> ExitCode {
             XDP,
             xdp_receives_and_udp_sends,
         )
+        .test("an_endpoint_is_looked_up", UDP, an_endpoint_is_looked_up)
+        .test(
+            "a_tunnel_whose_interface_is_removed_ends",
+            UDP,
+            a_removed_interface,
+        )
         .test("a_name_is_taken_once", UDP, a_name_is_taken_once)
         .test(
             "a_killed_tunnel_is_succeeded",
@@ -162,6 +168,62 @@ fn xdp_receives_and_udp_sends() -> TestResult {
     for node in &mut nodes {
         assert_eq!(node.end(Signal::TERM)?.code(), Some(0), "{}", node.log());
     }
+    bed.assert_clean();
+    Ok(())
+}
+
+/// A link-local endpoint takes the way of host names: its interface is one.
+fn an_endpoint_is_looked_up() -> TestResult {
+    let bed = Bed::new()?;
+    // Both ends: the kernel's own link-local addresses wait for duplicate address detection.
+    for (at, address) in ["fe80::1/64", "fe80::2/64"].into_iter().enumerate() {
+        let address: ipnet::IpNet = address.parse()?;
+        bed.namespaces[at].add_address(&format!("veth{at}"), address)?;
+    }
+    let path = bed.scratch.join("node0.toml");
+    let text = fs::read_to_string(&path)?.replace("10.9.0.2:51820", "[fe80::2%veth0]:51820");
+    fs::write(&path, text)?;
+    let mut nodes = [bed.up(0, "udp")?, bed.up(1, "udp")?];
+    for (at, node) in nodes.iter_mut().enumerate() {
+        node.wait_until_up(&bed.namespaces[at])?;
+    }
+    // Looked up in the background: until then the peer has no endpoint.
+    let end = Instant::now() + PATIENCE;
+    let endpoint = loop {
+        let status: Value = serde_json::from_slice(&bed.status(&["node0", "-o", "json"]).stdout)?;
+        match status[0]["peers"][0]["endpoint"].as_str() {
+            Some(endpoint) => break endpoint.to_owned(),
+            None if Instant::now() > end => return Err("no endpoint was found".into()),
+            None => thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    assert!(endpoint.starts_with("[fe80::2%"), "{endpoint}");
+    let pings = bed.namespaces[0].run(|| ping("10.77.0.2".parse().unwrap(), Options::default()))?;
+    assert!(pings.all_answered(), "{pings:?}");
+    for node in &mut nodes {
+        assert_eq!(node.end(Signal::TERM)?.code(), Some(0), "{}", node.log());
+    }
+    bed.assert_clean();
+    Ok(())
+}
+
+/// `ip link delete` is how `wg-quick down` ends a user-space WireGuard.
+fn a_removed_interface() -> TestResult {
+    let bed = Bed::new()?;
+    let mut node = bed.up(0, "udp")?;
+    node.wait_until_up(&bed.namespaces[0])?;
+    bed.namespaces[0].remove("node0")?;
+    assert_eq!(
+        node.process.wait(PATIENCE)?.code(),
+        Some(0),
+        "{}",
+        node.log()
+    );
+    assert!(
+        node.log().contains("interface was removed"),
+        "{}",
+        node.log()
+    );
     bed.assert_clean();
     Ok(())
 }

@@ -3,10 +3,12 @@
 
 mod netlink;
 mod setup;
+mod watch;
 
 use std::io;
 
 pub(crate) use setup::{Setup, SetupError};
+pub(crate) use watch::LinkWatch;
 
 /// The machine's interfaces, as this network namespace sees them.
 pub(crate) fn interface_names() -> io::Result<Vec<String>> {

@@ -176,14 +176,8 @@ impl Netlink {
         let mut answers = Vec::new();
         loop {
             let (datagram, _) = self.0.recv_from_full()?;
-            let mut rest = datagram.as_slice();
-            while !rest.is_empty() {
-                let answer =
-                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|error| {
-                        io::Error::new(io::ErrorKind::InvalidData, error.to_string())
-                    })?;
-                let length = (answer.header.length as usize).next_multiple_of(4);
-                match answer.payload {
+            for answer in messages(&datagram)? {
+                match answer {
                     NetlinkPayload::Done(_) => return Ok(answers),
                     NetlinkPayload::Error(error) => {
                         return match error.code {
@@ -194,10 +188,23 @@ impl Netlink {
                     NetlinkPayload::InnerMessage(message) => answers.push(message),
                     _ => {}
                 }
-                rest = rest.get(length.max(1)..).unwrap_or_default();
             }
         }
     }
+}
+
+/// The messages of one datagram.
+pub(super) fn messages(datagram: &[u8]) -> io::Result<Vec<NetlinkPayload<RouteNetlinkMessage>>> {
+    let mut messages = Vec::new();
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        let length = (message.header.length as usize).next_multiple_of(4);
+        messages.push(message.payload);
+        rest = rest.get(length.max(4)..).unwrap_or_default();
+    }
+    Ok(messages)
 }
 
 fn family(prefix: &IpNet) -> AddressFamily {

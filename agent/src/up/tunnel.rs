@@ -14,13 +14,13 @@ use rustix::io::Errno;
 
 use super::UpError;
 use crate::config::{Config, OuterDriver, OuterSend, PeerConfig, XdpMode};
-use crate::net::{Setup, interface_index};
+use crate::net::{LinkWatch, Setup, interface_index};
 use crate::resolve::{Known, Resolver, specs};
 use crate::signals::EndSignals;
 use crate::status::StatusSocket;
 use crate::status::report::{self, TunnelStatus};
 
-/// Starts the tunnel, serves its status, waits for a signal, takes everything back.
+/// Starts the tunnel, serves its status, waits for its end, takes everything back.
 ///
 /// `card` is the network card for XDP, if one is known.
 pub(super) fn run(
@@ -31,12 +31,12 @@ pub(super) fn run(
 ) -> Result<(), UpError> {
     let started = Instant::now();
     let plane = Arc::new(start(&config, card)?);
-    let mut known = Known::new();
-    apply(&plane, &config.peers, &known)?;
+    apply(&plane, &config.peers, &Known::new())?;
     let resolver = Resolver::start(&config.peers).map_err(io_error("starting the resolver"))?;
 
     let interface = plane.interface().unwrap_or(&config.name);
     let index = interface_index(interface).map_err(io_error("finding the tunnel's interface"))?;
+    let watch = LinkWatch::start(index).map_err(io_error("watching the tunnel's interface"))?;
     let setup = Setup::apply(index, &config)?;
 
     let config = Arc::new(config);
@@ -53,13 +53,14 @@ pub(super) fn run(
         config.peers.len()
     );
 
-    let outcome = serve(
-        &plane,
-        &config.peers,
-        &mut known,
-        resolver.as_ref(),
-        &mut signals,
-    );
+    let outcome = Serving {
+        plane: &plane,
+        peers: &config.peers,
+        resolver: resolver.as_ref(),
+        watch: &watch,
+        signals: &mut signals,
+    }
+    .run();
 
     tracing::info!("tunnel {} goes down", config.name);
     drop(server);
@@ -108,28 +109,47 @@ fn start(config: &Config, card: Option<String>) -> Result<Dataplane, UpError> {
     Ok(builder.start()?)
 }
 
-/// Waits for the signal that ends the tunnel, and tells control of names found meanwhile.
-fn serve(
-    plane: &Dataplane,
-    peers: &[PeerConfig],
-    known: &mut Known,
-    resolver: Option<&Resolver>,
-    signals: &mut EndSignals,
-) -> Result<(), UpError> {
-    loop {
-        {
-            let mut waiting = vec![PollFd::new(&*signals, PollFlags::IN)];
-            waiting.extend(resolver.map(|r| PollFd::from_borrowed_fd(r.as_fd(), PollFlags::IN)));
-            match poll(&mut waiting, None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(io_error("waiting for signals")(errno.into())),
+/// What a running tunnel waits for.
+struct Serving<'a> {
+    plane: &'a Dataplane,
+    peers: &'a [PeerConfig],
+    resolver: Option<&'a Resolver>,
+    watch: &'a LinkWatch,
+    signals: &'a mut EndSignals,
+}
+
+impl Serving<'_> {
+    /// Waits for the end: a signal, or the removal of the interface. Meanwhile tells control of
+    /// names that were found.
+    fn run(&mut self) -> Result<(), UpError> {
+        let mut known = Known::new();
+        loop {
+            self.wait().map_err(io_error("waiting for signals"))?;
+            if self.signals.came() {
+                return Ok(());
+            }
+            let removed = self.watch.removed();
+            if removed.map_err(io_error("watching the tunnel's interface"))? {
+                tracing::warn!("the tunnel's interface was removed");
+                return Ok(());
+            }
+            if self.resolver.is_some_and(|r| r.collect(&mut known)) {
+                apply(self.plane, self.peers, &known)?;
             }
         }
-        if signals.came() {
-            return Ok(());
-        }
-        if resolver.is_some_and(|resolver| resolver.collect(known)) {
-            apply(plane, peers, known)?;
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let all = [Some(self.signals.as_fd()), Some(self.watch.as_fd())];
+        let mut waiting: Vec<_> = all
+            .into_iter()
+            .chain([self.resolver.map(AsFd::as_fd)])
+            .flatten()
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        match poll(&mut waiting, None) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
         }
     }
 }

@@ -1,53 +1,26 @@
-//! The kernel drivers where they need privileges: TUN interfaces, firewall marks, paths with a
-//! small MTU.
+//! TUN interfaces in namespaces of their own.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use ringspan::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx, Pollable, Sent, TxRequest};
-use ringspan::io::middleware::{Capture, PcapTap};
-use ringspan::io::tun::{OpenError, Tun, TunConfig};
+use ringspan::engine::port::{InnerRx, InnerTx, Pollable, Sent};
+use ringspan::io::tun::{OpenError, Tun, TunConfig, TunRx};
 use ringspan::io::udp::{UdpConfig, UdpPort};
-use ringspan::mesh::Endpoint;
 use ringspan::wire::checksum::{Sum, checksum};
-use ringspan_tests::harness::{Suite, TestResult};
-use ringspan_tests::netns::{Namespace, Veth};
-use ringspan_tests::privilege::Need;
+use ringspan_tests::harness::TestResult;
+use ringspan_tests::netns::Namespace;
 use ringspan_tests::traffic::tcp;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-const TUN: &[Need] = &[Need::Namespaces, Need::Tun];
-const TUN_SHOWN: &[Need] = &[Need::Namespaces, Need::Tun, Need::Program("ip")];
-const TCPDUMP: &[Need] = &[Need::Program("tcpdump")];
-const NET: &[Need] = &[Need::Namespaces];
-const RULES: &[Need] = &[Need::Namespaces, Need::Program("ip")];
-
-fn main() -> ExitCode {
-    Suite::new()
-        .test("tun_carries_packets_both_ways", TUN, tun_both_ways)
-        .test("tun_vanishes_with_its_owner", TUN, tun_vanishes)
-        .test("tun_mtu_is_set_and_checked", TUN, tun_mtu)
-        .test("tun_queue_length_is_set", TUN_SHOWN, tun_queue_length)
-        .test("tun_names_and_conflicts", TUN, tun_names)
-        .test("tun_queues_share_the_traffic", TUN, tun_queues)
-        .test("tun_refusals_are_counted", TUN, tun_refusals)
-        .test("tun_super_packets_carry_tcp", TUN, || tun_to_tun(true))
-        .test("tun_single_packets_carry_tcp", TUN, || tun_to_tun(false))
-        .test("tun_super_packets_carry_udp", TUN, tun_udp_segments)
-        .test("udp_marks_what_it_sends", RULES, udp_mark)
-        .test("udp_segments_too_long_for_the_path", NET, udp_small_mtu)
-        .test("udp_follows_a_changed_source", NET, udp_source_gone)
-        .test("tcpdump_reads_captures", TCPDUMP, tcpdump_reads_captures)
-        .main()
-}
+use super::udp::{endpoint, outer_arrivals, send};
+use super::wait;
 
 const OURS: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 1);
 const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 66, 0, 2);
@@ -83,31 +56,6 @@ fn packet(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), payload: &[u8]) -> Vec<u8>
     ip
 }
 
-/// Waits until the port has something; fails when it stays silent.
-fn wait(port: &dyn Pollable) -> io::Result<()> {
-    let mut fds: Vec<OwnedFd> = Vec::new();
-    let mut failed = None;
-    port.poll_fds(&mut |fd| match fd.try_clone_to_owned() {
-        Ok(fd) => fds.push(fd),
-        Err(error) => failed = Some(error),
-    });
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    let mut fds: Vec<_> = fds
-        .iter()
-        .map(|fd| PollFd::new(fd, PollFlags::IN))
-        .collect();
-    let patience = Timespec {
-        tv_sec: 20,
-        tv_nsec: 0,
-    };
-    if poll(&mut fds, Some(&patience))? == 0 {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    Ok(())
-}
-
 /// Receives inner packets until `count` UDP datagrams to `port` came; returns their payloads.
 /// Others (the host's own IPv6 chatter) are passed over.
 fn inner_payloads(rx: &mut dyn InnerRx, port: u16, count: usize) -> io::Result<Vec<Vec<u8>>> {
@@ -126,7 +74,7 @@ fn inner_payloads(rx: &mut dyn InnerRx, port: u16, count: usize) -> io::Result<V
     Ok(payloads)
 }
 
-fn tun_both_ways() -> TestResult {
+pub(crate) fn both_ways() -> TestResult {
     let (namespace, tun) = tun(&TunConfig::new("tun0"))?;
     let mut rx = tun.rx(0).ok_or("no queue 0")?;
     let mut tx = tun.tx(0).ok_or("no queue 0")?;
@@ -160,7 +108,7 @@ fn tun_both_ways() -> TestResult {
     Ok(())
 }
 
-fn tun_vanishes() -> TestResult {
+pub(crate) fn vanishes() -> TestResult {
     let (namespace, tun) = tun(&TunConfig::new("tun0"))?;
     let rx = tun.rx(0);
     drop(tun);
@@ -173,7 +121,7 @@ fn tun_vanishes() -> TestResult {
     Ok(())
 }
 
-fn tun_mtu() -> TestResult {
+pub(crate) fn mtu() -> TestResult {
     let mut config = TunConfig::new("tun0");
     config.mtu = 8920;
     let (namespace, tun) = tun(&config)?;
@@ -200,7 +148,7 @@ fn tun_mtu() -> TestResult {
     Ok(())
 }
 
-fn tun_queue_length() -> TestResult {
+pub(crate) fn queue_length() -> TestResult {
     let mut config = TunConfig::new("tun0");
     config.queue_length = Some(5000);
     let (namespace, _tun) = tun(&config)?;
@@ -213,7 +161,7 @@ fn tun_queue_length() -> TestResult {
     Ok(())
 }
 
-fn tun_names() -> TestResult {
+pub(crate) fn names() -> TestResult {
     let (namespace, first) = tun(&TunConfig::new("wg%d"))?;
     assert_eq!(first.name(), "wg0");
     assert_eq!(first.index(), namespace.index("wg0")?);
@@ -225,7 +173,7 @@ fn tun_names() -> TestResult {
     Ok(())
 }
 
-fn tun_queues() -> TestResult {
+pub(crate) fn queues() -> TestResult {
     let mut config = TunConfig::new("tun0");
     config.queues = 2;
     let (namespace, tun) = tun(&config)?;
@@ -328,7 +276,7 @@ fn carry(rx: &mut dyn InnerRx, tx: &mut dyn InnerTx) -> io::Result<()> {
 }
 
 /// Waits a little for any of the ports.
-fn wait_any(ports: &[&mut ringspan::io::tun::TunRx]) -> io::Result<()> {
+fn wait_any(ports: &[&mut TunRx]) -> io::Result<()> {
     let mut fds = Vec::new();
     for port in ports {
         port.poll_fds(&mut |fd| fds.push(fd.try_clone_to_owned()));
@@ -352,7 +300,7 @@ fn count(counts: &Counts, name: &str) -> u64 {
 }
 
 /// TCP over both families, both ways, checked byte by byte.
-fn tun_to_tun(offload: bool) -> TestResult {
+pub(crate) fn to_tun(offload: bool) -> TestResult {
     const BYTES: u64 = 8 << 20;
     let tunnel = Tunnel::start(offload)?;
     let [left, right] = &tunnel.hosts;
@@ -377,7 +325,7 @@ fn tun_to_tun(offload: bool) -> TestResult {
 }
 
 /// A run of UDP datagrams sent with one call crosses as one super-packet and arrives as it was.
-fn tun_udp_segments() -> TestResult {
+pub(crate) fn udp_segments() -> TestResult {
     let tunnel = Tunnel::start(true)?;
     let [left, right] = &tunnel.hosts;
     let from = left.run(|| UdpPort::bind(&UdpConfig::default()))?;
@@ -399,7 +347,7 @@ fn tun_udp_segments() -> TestResult {
     Ok(())
 }
 
-fn tun_refusals() -> TestResult {
+pub(crate) fn refusals() -> TestResult {
     let (namespace, tun) = tun(&TunConfig::new("tun0"))?;
     let mut tx = tun.tx(0).ok_or("no queue 0")?;
     let good = packet((THEIRS, 1), (OURS, 2), b"x");
@@ -413,159 +361,5 @@ fn tun_refusals() -> TestResult {
     let mut rx = tun.rx(0).ok_or("no queue 0")?;
     namespace.remove("tun0")?;
     assert!(rx.recv_batch(&mut |_| ()).is_err(), "the loss is reported");
-    Ok(())
-}
-
-/// Two namespaces joined by a veth: 10.9.0.1 and 10.9.0.2, with a UDP port each.
-fn ports() -> Result<(Namespace, Namespace, UdpPort, UdpPort), Box<dyn std::error::Error>> {
-    let (a, b) = (Namespace::new("a")?, Namespace::new("b")?);
-    Veth::default().join(&a, "ab", &b, "ba")?;
-    a.add_address("ab", "10.9.0.1/24".parse::<IpNet>()?)?;
-    b.add_address("ba", "10.9.0.2/24".parse::<IpNet>()?)?;
-    let config = UdpConfig::default();
-    let port_a = a.run(|| UdpPort::bind(&config))?;
-    let port_b = b.run(|| UdpPort::bind(&config))?;
-    Ok((a, b, port_a, port_b))
-}
-
-fn send(port: &UdpPort, to: Endpoint, lengths: &[usize]) -> (Sent, Vec<(&'static str, u64)>) {
-    let mut tx = port.tx();
-    let requests: Vec<_> = lengths
-        .iter()
-        .map(|&len| TxRequest { to, len, tos: 0 })
-        .collect();
-    let sent = tx.send_batch(&requests, &mut |slots| {
-        for slot in slots {
-            slot.buffer.fill(slot.request as u8);
-        }
-    });
-    (sent, tx.statistics())
-}
-
-/// Receives `count` datagrams; returns senders and payloads.
-fn outer_arrivals(port: &UdpPort, count: usize) -> io::Result<Vec<(SocketAddr, Vec<u8>)>> {
-    let mut rx = port.rx();
-    let mut arrivals = Vec::new();
-    while arrivals.len() < count {
-        wait(&rx)?;
-        rx.recv_batch(&mut |batch| {
-            for datagram in batch {
-                arrivals.push((datagram.from.remote, datagram.payload.to_vec()));
-            }
-        })?;
-    }
-    Ok(arrivals)
-}
-
-fn endpoint(ip: &str, port: &UdpPort) -> Result<Endpoint, std::net::AddrParseError> {
-    Ok(Endpoint::from(SocketAddr::new(
-        ip.parse::<IpAddr>()?,
-        port.port(),
-    )))
-}
-
-/// With a routing rule against the mark, only what bears it fails.
-fn udp_mark() -> TestResult {
-    let (a, _b, port_a, port_b) = ports()?;
-    let rule = ["rule", "add", "fwmark", "0x20", "prohibit"];
-    let added = a.run(|| Command::new("ip").args(rule).status())?;
-    assert!(added.success());
-    let to = endpoint("10.9.0.2", &port_b)?;
-    for (mark, accepted) in [(0, 1), (0x20, 0), (0x21, 1)] {
-        port_a.set_fwmark(mark)?;
-        let (sent, statistics) = send(&port_a, to, &[100]);
-        assert_eq!(sent.accepted, accepted, "mark {mark:#x}: {statistics:?}");
-    }
-    let config = UdpConfig {
-        fwmark: 0x20,
-        ..UdpConfig::default()
-    };
-    let marked = a.run(|| UdpPort::bind(&config))?;
-    assert_eq!(send(&marked, to, &[100]).0.dropped, 1);
-    assert_eq!(outer_arrivals(&port_b, 2)?.len(), 2);
-    Ok(())
-}
-
-fn udp_small_mtu() -> TestResult {
-    let (a, b, port_a, port_b) = ports()?;
-    a.set_mtu("ab", 1300)?;
-    b.set_mtu("ba", 1300)?;
-    let to = endpoint("10.9.0.2", &port_b)?;
-    // 1452 bytes do not fit: no segmentation, but IP fragments of each.
-    let (sent, statistics) = send(&port_a, to, &[1452; 10]);
-    assert_eq!(sent.accepted, 10, "{statistics:?}");
-    assert!(
-        statistics.contains(&("tx_unsegmented", 1)),
-        "{statistics:?}"
-    );
-    for (mark, (_, payload)) in outer_arrivals(&port_b, 10)?.into_iter().enumerate() {
-        assert_eq!(payload, vec![u8::try_from(mark)?; 1452]);
-    }
-    // Shorter ones still go in one message.
-    let (sent, statistics) = send(&port_a, to, &[1200; 10]);
-    assert_eq!(sent.accepted, 10);
-    assert!(statistics.contains(&("tx_messages", 1)), "{statistics:?}");
-    assert_eq!(outer_arrivals(&port_b, 10)?.len(), 10);
-    Ok(())
-}
-
-/// The sticky source goes away: what is sent with it still arrives.
-fn udp_source_gone() -> TestResult {
-    let (a, _b, port_a, port_b) = ports()?;
-    a.add_address("ab", "10.9.0.7/24".parse::<IpNet>()?)?;
-    let mut to = endpoint("10.9.0.2", &port_b)?;
-    to.local = Some("10.9.0.7".parse()?);
-    let (sent, _) = send(&port_a, to, &[100, 100]);
-    assert_eq!(sent.accepted, 2);
-    for (from, _) in outer_arrivals(&port_b, 2)? {
-        assert_eq!(Some(from.ip()), to.local);
-    }
-    to.local = Some("10.9.0.8".parse()?);
-    let (sent, statistics) = send(&port_a, to, &[100, 100]);
-    assert_eq!(sent.accepted, 2, "{statistics:?}");
-    for (from, _) in outer_arrivals(&port_b, 2)? {
-        assert_eq!(from.ip(), "10.9.0.1".parse::<IpAddr>()?);
-    }
-    assert!(statistics.contains(&("tx_source_cleared", 1)));
-    Ok(())
-}
-
-/// Another program's opinion of our capture files.
-fn tcpdump_reads_captures() -> TestResult {
-    let (out, mut file) = io::pipe()?;
-    let (capture, local) = (Capture::new(file.try_clone()?)?, 51820);
-    let port = UdpPort::bind(&UdpConfig::default())?;
-    let mut tx = PcapTap::outer(port.tx(), capture, local);
-    for ip in ["127.0.0.1", "::1"] {
-        let mut to = endpoint(ip, &port)?;
-        to.local = Some(to.remote.ip());
-        let request = TxRequest {
-            to,
-            len: 32,
-            tos: 2,
-        };
-        let sent = tx.send_batch(&[request], &mut |slots| {
-            // A keepalive's shape.
-            slots[0].buffer.fill(0);
-            slots[0].buffer[0] = 4;
-        });
-        assert_eq!(sent.accepted, 1);
-    }
-    file.flush()?;
-    drop((tx, file));
-    let read = Command::new("tcpdump")
-        .args(["-nvv", "-r", "-"])
-        .stdin(out)
-        .output()?;
-    let shown = String::from_utf8(read.stdout)?;
-    let port = port.port();
-    for expected in [
-        format!("127.0.0.1.51820 > 127.0.0.1.{port}: [udp sum ok]"),
-        format!("::1.51820 > ::1.{port}: [udp sum ok]"),
-        "tos 0x2,ECT(0)".to_owned(),
-    ] {
-        assert!(shown.contains(&expected), "{expected}:\n{shown}");
-    }
-    assert!(!shown.contains("bad cksum"), "{shown}");
     Ok(())
 }

@@ -225,6 +225,7 @@ impl Case {
             workspace::run(&mut machine.setup())?;
         }
         let guest = Guest::start(machine, QUEUES)?;
+        println!("  the machine runs");
         let host = Namespace::new("host")?;
         Veth::default().join(&host, "up", guest.namespace(), "host")?;
         guest.namespace().attach("host", Guest::BRIDGE)?;
@@ -262,8 +263,14 @@ impl Case {
         let status = wait_for_status(&guest, program)?;
         let mut outcome = self.judge(&status)?;
 
+        println!(
+            "  the node runs: {} queues, {}",
+            outcome.queues, outcome.modes
+        );
+
         outcome.traffic = traffic(&host)?;
         if self.reset {
+            println!("  traffic flows; resetting the link");
             let card = Guest::CARD;
             guest.shell(&format!(
                 "ip link set {card} down; sleep 1; ip link set {card} up"
@@ -274,8 +281,7 @@ impl Case {
             outcome.traffic += ", again after a link reset";
         }
         plane.shutdown()?;
-        guest.shell("kill $(cat /run/ringspan.pid); sleep 1; ! kill -0 $(cat /run/ringspan.pid) 2>/dev/null")
-            .map_err(|error| format!("the node does not stop: {error}"))?;
+        stop_node(&guest)?;
         Ok(outcome)
     }
 
@@ -342,6 +348,22 @@ fn start_node(guest: &Guest, program: &Path, config: &str) -> Result<()> {
         outer = GUEST.outer,
         program = program.display(),
     ))?;
+    Ok(())
+}
+
+/// Ends the node as an operator would; it has to clean up and go.
+fn stop_node(guest: &Guest) -> Result<()> {
+    guest
+        .shell(
+            "pid=$(cat /run/ringspan.pid); kill $pid
+             for i in $(seq 100); do kill -0 $pid 2>/dev/null || exit 0; sleep 0.1; done
+             cat /run/ringspan.log; exit 1",
+        )
+        .map_err(|error| format!("the node does not stop within 10 s: {error}"))?;
+    let left = guest.shell(&format!("ip -details link show {}", Guest::CARD))?;
+    if left.contains("prog/xdp") {
+        return Err(format!("the node left its XDP program behind: {left}").into());
+    }
     Ok(())
 }
 

@@ -80,7 +80,10 @@ impl Guest {
             .and_then(|()| guest.namespace.up(CONTROL_TAP))
             .map_err(failed)?;
         guest.until(Duration::from_secs(120), |guest| {
-            guest.shell("true").map(drop)
+            // An answer that was lost on the way, because a card was still coming up, is asked
+            // for again soon.
+            let soon = Duration::from_secs(5);
+            guest.request_within(soon, "shell", "true").map(drop)
         })?;
         Ok(guest)
     }
@@ -183,11 +186,15 @@ impl Guest {
     }
 
     fn request(&self, verb: &str, rest: &str) -> io::Result<String> {
+        // The guest does everything in its own time; it ends with the machine's limit.
+        self.request_within(Duration::from_secs(120), verb, rest)
+    }
+
+    fn request_within(&self, limit: Duration, verb: &str, rest: &str) -> io::Result<String> {
         self.namespace.run(|| {
             let address = SocketAddr::from((GUEST, CONTROL_PORT));
             let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-            // The guest does everything in its own time; it ends with the machine's limit.
-            stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+            stream.set_read_timeout(Some(limit))?;
             write_text(&mut stream, &format!("{verb} {rest}"))?;
             let answer = read_text(&mut stream)?;
             match answer.split_at_checked(1) {

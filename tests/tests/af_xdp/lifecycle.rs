@@ -12,6 +12,11 @@ use crate::bed::{Bed, FAMILIES, NEAR, OpenError, PORT, receive};
 pub(crate) fn add(suite: Suite, needs: &[Need]) -> Suite {
     suite
         .test(
+            "a_program_serves_one_interface",
+            needs,
+            a_program_serves_one_interface,
+        )
+        .test(
             "a_queue_can_be_bound_again",
             needs,
             a_queue_can_be_bound_again,
@@ -160,4 +165,17 @@ fn a_failed_open_leaves_nothing() -> TestResult {
         Ok::<_, OpenError>(())
     })?;
     Ok(())
+}
+
+fn a_program_serves_one_interface() -> TestResult {
+    let bed = Bed::new(1)?;
+    ringspan_tests::netns::Veth::default().join(&bed.near, "other0", &bed.far, "other1")?;
+    let (mut program, mut rx, _tx) = bed.open_one(&XdpConfig::default())?;
+    let error = bed
+        .near
+        .run(|| XdpDriver::open("other0", &mut program, &XdpConfig::default()))
+        .expect_err("it is attached elsewhere");
+    assert!(matches!(error, XdpError::Attach(_)), "{error}");
+    assert!(error.to_string().contains(NEAR), "{error}");
+    exchange(&bed, &mut rx)
 }

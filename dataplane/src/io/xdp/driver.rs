@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::XdpError;
 use super::interface::{Interface, Queues};
 use super::path::PathTable;
-use super::program::{AttachedMode, Mode, XdpProgram};
+use super::program::{AttachError, AttachedMode, Mode, XdpProgram};
 use super::queue::{LEAST_RING, XdpQueue};
 use super::socket::ZeroCopy;
 use super::umem::CHUNK_SIZE;
@@ -122,6 +122,10 @@ impl XdpDriver {
         let had_link = interface.has_link();
         let was_attached = program.attached().is_some();
         let attached = match program.attached() {
+            Some(_) if program.interface() != Some(name) => {
+                let elsewhere = program.interface().unwrap_or_default().to_owned();
+                return Err(AttachError::Attached(elsewhere).into());
+            }
             Some(mode) => mode,
             None => program.attach(interface.index(), config.attach)?,
         };

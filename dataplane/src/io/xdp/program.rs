@@ -300,6 +300,11 @@ impl XdpProgram {
         self.attached.as_ref().map(|attached| attached.mode)
     }
 
+    /// The name of the interface that the program is attached to, if it is to one.
+    pub(super) fn interface(&self) -> Option<&str> {
+        Some(&self.attached.as_ref()?.interface)
+    }
+
     /// The link that keeps the program on its interface, if it is on one.
     pub(super) fn link(&self) -> Option<Arc<OwnedFd>> {
         Some(Arc::clone(&self.attached.as_ref()?.link))

@@ -53,19 +53,6 @@ impl Description {
     }
 }
 
-/// What the kernel counts for a socket, under its own names.
-pub(super) fn kernel_statistics(handle: &Handle) -> Vec<(&'static str, u64)> {
-    let kernel = handle.statistics().unwrap_or_default();
-    vec![
-        ("rx_dropped", kernel.rx_dropped),
-        ("rx_invalid_descs", kernel.rx_invalid_descs),
-        ("tx_invalid_descs", kernel.tx_invalid_descs),
-        ("rx_ring_full", kernel.rx_ring_full),
-        ("rx_fill_ring_empty_descs", kernel.rx_fill_ring_empty_descs),
-        ("tx_ring_empty_descs", kernel.tx_ring_empty_descs),
-    ]
-}
-
 /// A bound queue, not yet given to anybody.
 #[derive(Debug)]
 pub struct XdpQueue {

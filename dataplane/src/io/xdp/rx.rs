@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use ringspan_xdp_common::UdpFrame;
 
 use super::path::{PathKey, PathReader};
-use super::queue::{Description, kernel_statistics};
+use super::queue::Description;
 use super::ring::{Consumer, Descriptor, Producer};
 use super::socket::{Handle, SocketStatistics};
 use super::umem::Chunk;
@@ -189,8 +189,12 @@ impl Pollable for XdpRx {
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {
         let frames = self.frames();
-        let mut all = kernel_statistics(&self.handle);
-        all.extend([
+        let kernel = self.socket_statistics();
+        vec![
+            ("rx_dropped", kernel.rx_dropped),
+            ("rx_invalid_descs", kernel.rx_invalid_descs),
+            ("rx_ring_full", kernel.rx_ring_full),
+            ("rx_fill_ring_empty_descs", kernel.rx_fill_ring_empty_descs),
             ("rx_datagrams", self.counters.datagrams),
             ("rx_malformed", self.counters.malformed),
             ("rx_foreign_descs", self.counters.foreign),
@@ -198,8 +202,7 @@ impl Pollable for XdpRx {
             ("rx_frames", u64::from(frames.total)),
             ("rx_frames_fill_ring", u64::from(frames.fill_ring)),
             ("rx_frames_rx_ring", u64::from(frames.rx_ring)),
-        ]);
-        all
+        ]
     }
 }
 

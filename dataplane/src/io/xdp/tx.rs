@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 
 use super::header::{self, Fields, HeaderTemplate, MOST_HEADERS};
 use super::path::{Path, PathKey, PathReader};
-use super::queue::{Description, kernel_statistics};
+use super::queue::Description;
 use super::ring::{Consumer, Descriptor, Producer};
 use super::socket::{Handle, SocketStatistics};
 use super::umem::{CHUNK_SIZE, Chunk, FreeChunks};
@@ -439,8 +439,10 @@ impl OuterTx for XdpTx {
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {
         let frames = self.frames();
-        let mut all = kernel_statistics(&self.handle);
-        all.extend([
+        let kernel = self.socket_statistics();
+        vec![
+            ("tx_invalid_descs", kernel.tx_invalid_descs),
+            ("tx_ring_empty_descs", kernel.tx_ring_empty_descs),
             ("tx_datagrams", self.counters.datagrams),
             ("tx_no_path", self.counters.no_path),
             ("tx_too_long", self.counters.too_long),
@@ -451,7 +453,6 @@ impl OuterTx for XdpTx {
             ("tx_frames", frames.total as u64),
             ("tx_frames_free", frames.free as u64),
             ("tx_frames_tx_ring", frames.tx_ring as u64),
-        ]);
-        all
+        ]
     }
 }

@@ -203,16 +203,9 @@ impl Reader {
 
     fn unknown_section(&self, place: &Place, name: &str) -> Invalid {
         // A key above every section: tell where it belongs rather than call it a section.
-        let home = [
-            ("[interface]", INTERFACE),
-            ("[outer]", OUTER),
-            ("[runtime]", RUNTIME),
-            ("[[peer]]", PEER),
-        ]
-        .into_iter()
-        .find(|(_, known)| known.iter().any(|(key, ..)| *key == name));
+        let home = home(name);
         let problem = match home {
-            Some((section, _)) => Problem::WrongSection { section },
+            Some(section) => Problem::WrongSection { section },
             None => Problem::UnknownSection {
                 name: Shown::new(name),
                 suggestion: DidYouMean::among(name, ["interface", "outer", "runtime", "peer"]),
@@ -231,16 +224,8 @@ impl Reader {
     ) -> Invalid {
         let text = name.get_ref();
         let place = self.place(&name.span(), &format!("{section}.{}", shown_key(text)));
-        let elsewhere = [
-            ("[interface]", INTERFACE),
-            ("[outer]", OUTER),
-            ("[runtime]", RUNTIME),
-            ("[[peer]]", PEER),
-        ]
-        .into_iter()
-        .find(|(_, keys)| keys.iter().any(|(key, ..)| key == text));
-        let problem = match elsewhere {
-            Some((section, _)) => Problem::WrongSection { section },
+        let problem = match home(text) {
+            Some(section) => Problem::WrongSection { section },
             None => Problem::UnknownKey {
                 suggestion: DidYouMean::among(text, known.iter().map(|(key, ..)| *key)),
                 known: known
@@ -256,6 +241,19 @@ impl Reader {
     fn place(&self, span: &Range<usize>, key: &str) -> Place {
         Place::new(self.lines.of(span), key)
     }
+}
+
+/// The section that a key of this name belongs to.
+fn home(name: &str) -> Option<&'static str> {
+    [
+        ("[interface]", INTERFACE),
+        ("[outer]", OUTER),
+        ("[runtime]", RUNTIME),
+        ("[[peer]]", PEER),
+    ]
+    .into_iter()
+    .find(|(_, known)| known.iter().any(|(key, ..)| *key == name))
+    .map(|(section, _)| section)
 }
 
 /// The entries as the author wrote them, so that "the first error" is the topmost.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::control::{Control, PeerStatus};
 use crate::crypto::{PrivateKey, PublicKey};
 use crate::engine::Totals;
+use crate::engine::handshakes::Statistics;
 use crate::runtime::node::{Node, NodeError};
 use crate::runtime::setup::{self, StartError};
 use crate::runtime::wishes::{Inner, Outer};
@@ -83,15 +84,21 @@ impl Dataplane {
         self.node.drivers()
     }
 
-    /// What the workers counted: one entry a verdict, summed over all workers.
+    /// What workers and handshakes counted: one entry a verdict, summed over all workers.
     #[must_use]
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut sum = Totals::default();
         for worker in self.node.counters() {
             sum += worker.totals();
         }
+        // Nothing of the handshakes where control has ended.
+        let handshakes = self
+            .node
+            .control()
+            .run(|handshakes, _, _| *handshakes.statistics());
         sum.named()
             .chain([("control_mail_dropped", self.node.dropped_mail())])
+            .chain(handshakes.iter().flat_map(Statistics::named))
             .collect()
     }
 

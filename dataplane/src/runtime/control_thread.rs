@@ -10,13 +10,13 @@ use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use tracing::trace;
 
 use super::clock::now;
-use super::mailbox::{CAPACITY, Mail};
+use super::mailbox::{CAPACITY, Letters, Mail};
 use super::wake::Waker;
 use crate::engine::handshakes::{Handshakes, Output};
 use crate::engine::port::{OuterTx, TxRequest};
 use crate::time::Now;
 
-/// Letters answered before the timers get their turn again.
+/// Letters answered after the first one before the timers get their turn again.
 const MAIL_PER_TURN: usize = 64;
 
 /// Work for the control thread, done between two letters.
@@ -41,7 +41,7 @@ impl ControlThread {
     /// Where the thread cannot be made.
     pub fn start(
         handshakes: Handshakes,
-        mail: Receiver<Mail>,
+        mail: Letters,
         tx: Box<dyn OuterTx>,
         workers: Vec<Arc<Waker>>,
     ) -> io::Result<Self> {
@@ -98,7 +98,7 @@ impl Drop for ControlThread {
 
 struct Loop {
     handshakes: Handshakes,
-    mail: Receiver<Mail>,
+    mail: Letters,
     inbox: Receiver<Task>,
     tx: Box<dyn OuterTx>,
     workers: Vec<Arc<Waker>>,
@@ -119,7 +119,7 @@ impl Loop {
             let wait = deadline.since(super::clock::monotonic());
             // A message and a task may wait at once; `select!` takes either, so neither starves.
             select! {
-                recv(self.mail) -> mail => match mail {
+                recv(self.mail.receiver()) -> mail => match mail {
                     Ok(mail) => self.answer(mail),
                     // All workers are gone: only tasks and timers remain.
                     Err(_) => thread::sleep(Duration::from_millis(10)),
@@ -154,13 +154,13 @@ impl Loop {
             workers,
             ..
         } = self;
-        let mut letter = Some(first);
-        for _ in 0..MAIL_PER_TURN {
-            let Some(next) = letter.take() else { return };
+        let rest = core::iter::from_fn(|| mail.receiver().try_recv().ok());
+        for letter in core::iter::once(first).chain(rest.take(MAIL_PER_TURN)) {
             let now = now();
-            handshakes.set_load(mail.len(), CAPACITY);
+            mail.took(&letter);
+            handshakes.set_load(mail.messages(), CAPACITY);
             let mut out = |output: Output<'_>| act(&output, &mut **tx, workers);
-            match next {
+            match letter {
                 Mail::Message { datagram, from } => {
                     if let Err(refusal) = handshakes.receive(now, &datagram, &from, &mut out) {
                         trace!("handshake message refused: {refusal}");
@@ -168,7 +168,6 @@ impl Loop {
                 }
                 Mail::Wanted(peer) => handshakes.request(now, peer.public_key(), &mut out),
             }
-            letter = mail.try_recv().ok();
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Bounded, never waiting: when control falls behind (a flood of initiations), messages are
 //! dropped here and counted, and data goes on.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -32,23 +32,57 @@ pub enum Mail {
     Wanted(Arc<Peer>),
 }
 
-/// A mailbox that any number of workers write to; returns control's end.
+/// A mailbox that any number of workers write to, and control's end of it.
 #[must_use]
-pub fn mailbox() -> (Mailbox, Receiver<Mail>) {
+pub fn mailbox() -> (Mailbox, Letters) {
     let (sender, receiver) = bounded(CAPACITY);
-    (
-        Mailbox {
-            sender,
-            dropped: Arc::default(),
-        },
+    let messages = Arc::new(AtomicUsize::new(0));
+    let letters = Letters {
         receiver,
-    )
+        messages: Arc::clone(&messages),
+    };
+    let mailbox = Mailbox {
+        sender,
+        messages,
+        dropped: Arc::default(),
+    };
+    (mailbox, letters)
+}
+
+/// Control's end.
+#[derive(Debug)]
+pub struct Letters {
+    receiver: Receiver<Mail>,
+    messages: Arc<AtomicUsize>,
+}
+
+impl Letters {
+    /// What to wait on. Every letter taken from it goes through [`took`](Self::took).
+    #[must_use]
+    pub fn receiver(&self) -> &Receiver<Mail> {
+        &self.receiver
+    }
+
+    /// A letter was taken out.
+    pub fn took(&self, mail: &Mail) {
+        if matches!(mail, Mail::Message { .. }) {
+            self.messages.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Handshake messages that wait. Wishes do not count: they are this node's own, and no sign
+    /// of a flood.
+    #[must_use]
+    pub fn messages(&self) -> usize {
+        self.messages.load(Relaxed)
+    }
 }
 
 /// A worker's end.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
     sender: Sender<Mail>,
+    messages: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -73,10 +107,16 @@ impl ControlSink for Mailbox {
         let Ok(datagram) = ArrayVec::try_from(datagram) else {
             return false;
         };
-        self.put(Mail::Message {
+        // Counted before it can be taken out again.
+        self.messages.fetch_add(1, Relaxed);
+        let fits = self.put(Mail::Message {
             datagram,
             from: *from,
-        })
+        });
+        if !fits {
+            self.messages.fetch_sub(1, Relaxed);
+        }
+        fits
     }
 
     fn handshake_wanted(&mut self, peer: &Arc<Peer>) -> bool {
@@ -94,22 +134,35 @@ mod tests {
 
     #[test]
     fn a_full_box_drops_and_counts() {
-        let (mut mailbox, receiver) = mailbox();
+        let (mut mailbox, letters) = mailbox();
         for _ in 0..CAPACITY {
             assert!(mailbox.handshake_message(&[1; 148], &endpoint()));
         }
         assert!(!mailbox.handshake_message(&[1; 148], &endpoint()));
         assert_eq!(mailbox.dropped(), 1);
-        assert!(
-            matches!(receiver.recv().unwrap(), Mail::Message { datagram, .. } if datagram.len() == 148)
-        );
+        assert_eq!(letters.messages(), CAPACITY);
+        let mail = letters.receiver().recv().unwrap();
+        letters.took(&mail);
+        assert!(matches!(mail, Mail::Message { datagram, .. } if datagram.len() == 148));
+        assert_eq!(letters.messages(), CAPACITY - 1);
         assert!(mailbox.handshake_message(&[1; 148], &endpoint()));
+    }
+
+    /// A thousand peers that want sessions at once must not have this node ask for cookies.
+    #[test]
+    fn wishes_are_no_load() {
+        let (mut mailbox, letters) = mailbox();
+        let peer = Arc::new(Peer::new([1; 32].into()));
+        assert!(mailbox.handshake_wanted(&peer));
+        assert_eq!((letters.receiver().len(), letters.messages()), (1, 0));
+        letters.took(&letters.receiver().recv().unwrap());
+        assert_eq!(letters.messages(), 0);
     }
 
     #[test]
     fn an_oversized_message_is_refused() {
-        let (mut mailbox, receiver) = mailbox();
+        let (mut mailbox, letters) = mailbox();
         assert!(!mailbox.handshake_message(&[1; 149], &endpoint()));
-        assert!(receiver.is_empty());
+        assert!(letters.receiver().is_empty() && letters.messages() == 0);
     }
 }

@@ -24,8 +24,9 @@ const MAX_EVENTS: usize = 16;
 const WAKER: u64 = 1;
 const DRIVER: u64 = 0;
 
-/// Longest sleep while packets are staged: they expire without a packet's coming.
-const STAGED_POLL: Duration = Duration::from_secs(1);
+/// Longest sleep while packets are staged: they expire without a packet's coming, and the session
+/// they wait for may be confirmed by a packet that another worker receives.
+const STAGED_POLL: Duration = Duration::from_millis(100);
 
 /// Pause after a driver's error: long enough not to spin, short enough for an interface that
 /// is only down for a moment.

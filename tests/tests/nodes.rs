@@ -131,7 +131,8 @@ fn carries_traffic(driver: Driver, family: usize, queues: u32) -> TestResult {
         let server = b.namespace.run(|| tcp::Server::start(b.inner[inner]))?;
         let transfer = a
             .namespace
-            .run(|| tcp::transfer(server.address(), TRANSFER, TRANSFER, PATIENCE, |_| true))?;
+            .run(|| tcp::transfer(server.address(), TRANSFER, TRANSFER, PATIENCE, |_| true))
+            .map_err(|error| format!("{error}\na: {}\nb: {}", seen(&a.plane), seen(&b.plane)))?;
         assert_eq!(
             (transfer.uploaded, transfer.downloaded),
             (TRANSFER, TRANSFER)
@@ -155,6 +156,28 @@ fn carries_traffic(driver: Driver, family: usize, queues: u32) -> TestResult {
     let (a, b) = (clean_end(a)?, clean_end(b)?);
     drop((a, b));
     Ok(())
+}
+
+/// All counters of a node that are not zero, for a failure's message.
+fn seen(plane: &Dataplane) -> String {
+    let drivers = plane.drivers().into_iter().map(|report| {
+        let counted = report
+            .statistics
+            .into_iter()
+            .filter(|(_, value)| *value != 0);
+        format!(
+            "{} {}: {:?}",
+            report.info.driver,
+            report.port,
+            counted.collect::<Vec<_>>()
+        )
+    });
+    let counted = plane
+        .counters()
+        .into_iter()
+        .filter(|(_, value)| *value != 0);
+    let counted = format!("counters: {:?}", counted.collect::<Vec<_>>());
+    drivers.chain([counted]).collect::<Vec<_>>().join("\n  ")
 }
 
 /// That the driver asked for is the one that carried the traffic.

@@ -134,7 +134,11 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new() -> Self {
-        let mesh = Arc::new(Mesh::default());
+        Self::on(Arc::default())
+    }
+
+    /// Another worker on a mesh.
+    pub(super) fn on(mesh: Arc<Mesh>) -> Self {
         let config = WorkerConfig { mtu: MTU };
         Self {
             worker: Worker::new(Arc::clone(&mesh), backend().unwrap(), config),

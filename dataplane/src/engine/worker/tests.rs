@@ -1,5 +1,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
+use std::collections::HashSet;
+use std::thread;
 
 use super::*;
 use crate::engine::testing::{Node, Sealed, connect, endpoint, packet};
@@ -387,4 +389,51 @@ fn marks_tell_the_timers_what_happened() {
     assert_eq!(pair.a_of_b.marks.unacknowledged_since.load(), None);
     pair.a.open(later, B, &sealed);
     assert_eq!(pair.b_of_a.marks.unanswered_since.load(), None);
+}
+
+/// Two workers seal with one session and two open with it, all at once, on datagrams that they
+/// see in part both: every packet comes out exactly once, and one worker confirms the session.
+#[test]
+fn workers_share_a_session_without_reusing_a_counter_or_delivering_twice() {
+    let pair = Pair::new();
+    pair.connect(1, START);
+    let (a, b) = (&pair.a.mesh, &pair.b.mesh);
+    let wire: Vec<Sealed> = thread::scope(|scope| {
+        let sealing = [0, 1].map(|id| {
+            scope.spawn(move || {
+                let mut node = Node::on(Arc::clone(a));
+                let batches = (0..40).map(|n| vec![a_to_b(id * 600 + n); 25]);
+                batches
+                    .flat_map(|batch| node.seal(START, &batch))
+                    .collect::<Vec<_>>()
+            })
+        });
+        sealing
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    let wire = &wire;
+    let heard = thread::scope(|scope| {
+        let opening = [0, 1].map(|id| {
+            scope.spawn(move || {
+                let mut node = Node::on(Arc::clone(b));
+                // Each sees three quarters of it.
+                let (from, to) = (id * wire.len() / 4, (id + 3) * wire.len() / 4);
+                for batch in wire[from..to].chunks(64) {
+                    node.open(START, A, batch);
+                }
+                (node.received(), node.totals())
+            })
+        });
+        opening.map(|thread| thread.join().unwrap())
+    });
+    let counters: HashSet<_> = wire.iter().map(|s| s.payload[8..16].to_vec()).collect();
+    assert_eq!((wire.len(), counters.len()), (2000, 2000));
+    let [(one, totals), (other, more)] = heard;
+    assert_eq!(one.len() + other.len(), 2000);
+    assert_eq!(totals.replayed + more.replayed, 1000);
+    assert_eq!(totals.confirmed + more.confirmed, 1);
+    assert_eq!(pair.a_of_b.counters.rx_packets.load(Relaxed), 2000);
+    assert_eq!(pair.b_of_a.counters.tx_packets.load(Relaxed), 2000);
 }

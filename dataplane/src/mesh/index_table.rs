@@ -153,6 +153,8 @@ impl IndexTable {
         let _one_at_a_time = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Indices::clone(&self.published.load());
         let result = change(&mut next);
+        // What was published before is not kept for its readers' sake: it may hold the last
+        // reference to keys, which are to be wiped now and not with the next change.
         self.published.store(Arc::new(next));
         result
     }

@@ -9,6 +9,7 @@ mod bits;
 pub mod endpoint;
 pub mod index_table;
 pub mod peer;
+mod retired;
 mod trie;
 
 use std::collections::{BTreeSet, HashMap};
@@ -18,6 +19,7 @@ use arc_swap::{ArcSwap, Guard};
 use ipnet::IpNet;
 
 use crate::crypto::PublicKey;
+use retired::Retired;
 
 pub use allowed_ips::AllowedIps;
 pub use endpoint::Endpoint;
@@ -37,8 +39,15 @@ pub struct Mesh {
     /// Which session an incoming message belongs to.
     pub indices: IndexTable,
     table: ArcSwap<Table>,
-    /// Whose a prefix is, by peer: for writers, who take this lock for as long as they write.
-    prefixes: Mutex<HashMap<PublicKey, BTreeSet<IpNet>>>,
+    writer: Mutex<Writer>,
+}
+
+/// What writers need; locked for as long as one writes.
+#[derive(Debug, Default)]
+struct Writer {
+    /// Which prefixes a peer has.
+    prefixes: HashMap<PublicKey, BTreeSet<IpNet>>,
+    retired: Retired<Table>,
 }
 
 impl Mesh {
@@ -50,21 +59,23 @@ impl Mesh {
 
     /// Makes any number of changes and publishes them as one generation.
     pub fn update<R>(&self, change: impl FnOnce(&mut TableUpdate<'_>) -> R) -> R {
-        let mut prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut update = TableUpdate {
             table: Table::clone(&self.table.load()),
-            prefixes: &mut prefixes,
+            prefixes: &mut writer.prefixes,
         };
         let result = change(&mut update);
-        self.table.store(Arc::new(update.table));
+        let next = update.table;
+        writer.retired.replace(&self.table, next);
         result
     }
 
     /// The prefixes of a peer, sorted.
     #[must_use]
     pub fn prefixes_of(&self, peer: &PublicKey) -> Vec<IpNet> {
-        let prefixes = self.prefixes.lock().unwrap_or_else(PoisonError::into_inner);
-        prefixes
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer
+            .prefixes
             .get(peer)
             .map_or_else(Vec::new, |own| own.iter().copied().collect())
     }

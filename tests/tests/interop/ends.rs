@@ -171,9 +171,8 @@ impl End for Ours {
         let [status] = statuses.as_slice() else {
             return Err(format!("one peer expected: {statuses:?}").into());
         };
-        let drivers = self.plane.drivers();
-        if self.transport == Transport::Xdp {
-            carried_by_xdp(&drivers)?;
+        if self.transport == Transport::Xdp && status.receive_packets > 0 {
+            carried_by_xdp(&self.plane.drivers())?;
         }
         Ok(PeerStatus {
             public_key: status.public_key,

@@ -19,7 +19,8 @@ fn main() -> ExitCode {
     let mut suite = Suite::new().role(BORINGTUN).role(vm::ROLE);
     for peer in [Kind::WireguardGo, Kind::Boringtun, Kind::Kernel] {
         for transport in [Transport::Xdp, Transport::Udp] {
-            for scenario in Scenario::matrix(Kind::Ringspan(transport), peer) {
+            let us = Kind::Ringspan(transport);
+            for scenario in Scenario::matrix(us, peer).chain(Scenario::estranged(us, peer)) {
                 suite = suite.test(scenario.name(), &scenario.needs(), move || scenario.run());
             }
         }

@@ -92,11 +92,28 @@ impl Place {
     }
 
     pub(crate) fn ping(&self, to: IpAddr, size: usize) -> Result<Pings> {
-        let options = Options {
-            size,
-            timeout: PATIENCE,
-            ..Options::default()
-        };
+        self.ping_with(
+            to,
+            Options {
+                size,
+                timeout: PATIENCE,
+                ..Options::default()
+            },
+        )
+    }
+
+    /// Pings where no answer is expected: not for long.
+    pub(crate) fn ping_briefly(&self, to: IpAddr) -> Result<Pings> {
+        self.ping_with(
+            to,
+            Options {
+                timeout: Duration::from_secs(1),
+                ..Options::default()
+            },
+        )
+    }
+
+    fn ping_with(&self, to: IpAddr, options: Options) -> Result<Pings> {
         Ok(match self {
             Self::Space(space) => space.run(|| ping(to, options))?,
             Self::Guest(guest) => guest.ping(to, options)?,

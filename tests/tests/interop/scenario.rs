@@ -8,7 +8,7 @@ use ringspan_tests::peers::{DeviceConfig, KeyPair, PeerConfig, PeerStatus, presh
 use ringspan_tests::privilege::Need;
 use ringspan_tests::vm::Guest;
 
-use crate::ends::{Kind, Result};
+use crate::ends::{End, Kind, Result};
 use crate::place::Place;
 
 const PORTS: [u16; 2] = [51820, 51821];
@@ -28,39 +28,58 @@ pub(crate) enum Family {
     V6,
 }
 
+/// What the two ends share besides their keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Secret {
+    None,
+    Shared,
+    /// Each end has another one: there must be no session.
+    Different,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scenario {
     us: Kind,
     peer: Kind,
     initiator: Initiator,
     outer: Family,
-    psk: bool,
+    secret: Secret,
 }
 
 impl Scenario {
     /// Every way to begin a tunnel between `us` and `peer`.
     pub(crate) fn matrix(us: Kind, peer: Kind) -> impl Iterator<Item = Self> {
-        let flags = [false, true];
-        flags.into_iter().flat_map(move |by_peer| {
-            flags.into_iter().flat_map(move |v6| {
-                flags.into_iter().map(move |psk| Self {
+        let initiators = [Initiator::Us, Initiator::Peer];
+        let families = [Family::V4, Family::V6];
+        initiators.into_iter().flat_map(move |initiator| {
+            families.into_iter().flat_map(move |outer| {
+                [Secret::None, Secret::Shared].map(|secret| Self {
                     us,
                     peer,
-                    initiator: if by_peer {
-                        Initiator::Peer
-                    } else {
-                        Initiator::Us
-                    },
-                    outer: if v6 { Family::V6 } else { Family::V4 },
-                    psk,
+                    initiator,
+                    outer,
+                    secret,
                 })
             })
         })
     }
 
+    /// Two ends whose preshared keys differ.
+    pub(crate) fn estranged(us: Kind, peer: Kind) -> impl Iterator<Item = Self> {
+        [Initiator::Us, Initiator::Peer]
+            .into_iter()
+            .map(move |initiator| Self {
+                us,
+                peer,
+                initiator,
+                outer: Family::V4,
+                secret: Secret::Different,
+            })
+    }
+
     pub(crate) fn name(&self) -> String {
         format!(
-            "{}::{}::begun_by_{}::over_ip{}::{}_psk",
+            "{}::{}::begun_by_{}::over_ip{}::{}",
             self.peer.name(),
             self.us.name(),
             match self.initiator {
@@ -71,7 +90,11 @@ impl Scenario {
                 Family::V4 => "v4",
                 Family::V6 => "v6",
             },
-            if self.psk { "with" } else { "without" },
+            match self.secret {
+                Secret::None => "without_psk",
+                Secret::Shared => "with_psk",
+                Secret::Different => "not_with_another_psk",
+            },
         )
     }
 
@@ -119,6 +142,9 @@ impl Scenario {
             Initiator::Peer => (1, 0),
         };
         let answering = inner_addresses(second).map(|net| net.addr());
+        if self.secret == Secret::Different {
+            return refused(&places, &ends, first, answering[0]);
+        }
         carry(&places[first], &places[second], answering)?;
         for at in [0, 1] {
             let other = SocketAddr::new(outer[1 - at].addr(), PORTS[1 - at]);
@@ -137,7 +163,12 @@ impl Scenario {
 
     fn configs(&self, outer: [IpAddr; 2]) -> [DeviceConfig; 2] {
         let keys = [KeyPair::generate(), KeyPair::generate()];
-        let psk = self.psk.then(preshared_key);
+        let secret = preshared_key();
+        let secrets = match self.secret {
+            Secret::None => [None, None],
+            Secret::Shared => [Some(secret.clone()), Some(secret)],
+            Secret::Different => [Some(secret), Some(preshared_key())],
+        };
         [0, 1].map(|at| {
             let other = 1 - at;
             let begins = (at == 0) == (self.initiator == Initiator::Us);
@@ -146,7 +177,7 @@ impl Scenario {
                 listen_port: PORTS[at],
                 peers: vec![PeerConfig {
                     public_key: keys[other].public,
-                    preshared_key: psk.clone(),
+                    preshared_key: secrets[at].clone(),
                     endpoint: begins.then(|| SocketAddr::new(outer[other], PORTS[other])),
                     allowed_ips: inner_addresses(other)
                         .map(|net| IpNet::from(net.addr()))
@@ -164,6 +195,22 @@ fn inner_addresses(at: usize) -> [IpNet; 2] {
         _ => ["10.10.0.2/24", "fd10::2/64"],
     }
     .map(net)
+}
+
+/// Nothing gets through, though the ends hear each other, and neither believes in a session.
+fn refused(places: &[Place; 2], ends: &[Box<dyn End>; 2], from: usize, to: IpAddr) -> Result<()> {
+    let pings = places[from].ping_briefly(to)?;
+    if !pings.round_trips.is_empty() {
+        return Err(format!("an answer without a common secret: {pings:?}").into());
+    }
+    for at in [0, 1] {
+        let peer = ends[at].peer(&places[at])?;
+        // The responder learns the endpoint from the initiation: that one is sound, with any secret.
+        if peer.handshaken || peer.endpoint.is_none() {
+            return Err(format!("no session, but an initiation, was expected: {peer:?}").into());
+        }
+    }
+    Ok(())
 }
 
 /// Pings, TCP both ways and UDP, all begun in `from`, to each of `addresses` in `to`.

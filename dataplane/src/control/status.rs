@@ -96,6 +96,29 @@ pub struct PeerStatus {
     pub persistent_keepalive: Option<u16>,
 }
 
+impl PeerStatus {
+    /// A peer of which nothing is known yet.
+    #[must_use]
+    pub fn new(public_key: PublicKey) -> Self {
+        Self {
+            public_key,
+            label: String::new(),
+            endpoint: None,
+            state: PeerState::Unknown,
+            receive_bytes: 0,
+            transmit_bytes: 0,
+            receive_packets: 0,
+            transmit_packets: 0,
+            last_handshake: None,
+            last_used_endpoint: None,
+            last_endpoint_change: None,
+            allowed_ips: Vec::new(),
+            has_preshared_key: false,
+            persistent_keepalive: None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

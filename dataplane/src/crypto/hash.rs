@@ -25,6 +25,17 @@ pub fn hash(parts: &[&[u8]]) -> [u8; HASH_LEN] {
     state.finalize().into()
 }
 
+/// SHA-256 (FIPS 180-4): not of WireGuard, but of the addresses of a KubeSpan cluster.
+#[must_use]
+pub fn sha256(message: &[u8]) -> [u8; HASH_LEN] {
+    let mut out = [0; HASH_LEN];
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, message);
+    for (byte, digest) in out.iter_mut().zip(digest.as_ref()) {
+        *byte = *digest;
+    }
+    out
+}
+
 /// A key for [`mac`]: 16 bytes (a cookie) or 32 (everything else).
 #[derive(Clone, Copy, Debug)]
 pub enum MacKey<'a> {

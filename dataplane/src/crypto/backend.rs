@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use super::BatchAead;
 #[cfg(target_arch = "x86_64")]
+use super::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
 use super::library::Library;
 use super::portable::Portable;
@@ -52,6 +54,12 @@ static CANDIDATES: &[Candidate] = &[
         name: "avx512",
         needs: Avx512::NEEDS,
         find: Avx512::find,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Candidate {
+        name: "avx2",
+        needs: Avx2::NEEDS,
+        find: Avx2::find,
     },
     Candidate {
         name: "aws-lc",

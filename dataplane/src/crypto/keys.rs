@@ -2,7 +2,9 @@
 
 use core::fmt;
 use core::str::FromStr;
+use std::sync::OnceLock;
 
+use aws_lc_rs::aead::{CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -72,10 +74,78 @@ macro_rules! secret_key {
     };
 }
 
-secret_key! {
-    /// A ChaCha20-Poly1305 key of one direction of one session.
-    AeadKey
+/// A ChaCha20-Poly1305 key of one direction of one session.
+///
+/// Beside its bytes it holds the single-packet library's key object, made when that library
+/// first needs it: the object is on the heap, and packets must not allocate.
+pub struct AeadKey {
+    bytes: [u8; 32],
+    /// Wipes itself on drop, too. `None` where the heap was exhausted.
+    library: OnceLock<Option<LessSafeKey>>,
 }
+
+impl AeadKey {
+    /// The key's bytes. Whoever copies them must wipe the copy.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.bytes
+    }
+
+    /// The single-packet library's object, made on first use.
+    pub(super) fn library(&self) -> Option<&LessSafeKey> {
+        let make = || {
+            let key = UnboundKey::new(&CHACHA20_POLY1305, &self.bytes);
+            key.ok().map(LessSafeKey::new)
+        };
+        self.library.get_or_init(make).as_ref()
+    }
+}
+
+impl From<[u8; 32]> for AeadKey {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self {
+            bytes,
+            library: OnceLock::new(),
+        }
+    }
+}
+
+impl Clone for AeadKey {
+    fn clone(&self) -> Self {
+        Self::from(self.bytes)
+    }
+}
+
+impl Zeroize for AeadKey {
+    fn zeroize(&mut self) {
+        self.bytes.zeroize();
+        self.library = OnceLock::new();
+    }
+}
+
+impl Drop for AeadKey {
+    fn drop(&mut self) {
+        self.zeroize();
+    }
+}
+
+impl ZeroizeOnDrop for AeadKey {}
+
+impl fmt::Debug for AeadKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AeadKey(secret)")
+    }
+}
+
+impl PartialEq for AeadKey {
+    /// Constant time.
+    fn eq(&self, other: &Self) -> bool {
+        subtle::ConstantTimeEq::ct_eq(&self.bytes[..], &other.bytes[..]).into()
+    }
+}
+
+impl Eq for AeadKey {}
+
 secret_key! {
     /// A static or ephemeral X25519 private key.
     PrivateKey

@@ -1,12 +1,12 @@
 //! The single-packet library back end: aws-lc-rs, packet by packet.
 //!
-//! What a CPU without a batched back end gets. The library's key object is on the heap, so a
-//! run of jobs under one key shares one object: an allocation a run, not a packet.
+//! What a CPU without a batched back end gets, and what a batched one hands those packets to
+//! that it cannot make faster. The library's key object is on the heap: keys keep it.
 
-use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{Aad, Nonce};
 
 use super::aead::nonce;
-use super::{AeadKey, BatchAead, OpenJob, SealJob, Verdict};
+use super::{BatchAead, OpenJob, SealJob, Verdict};
 
 /// aws-lc-rs, one packet at a time.
 #[derive(Clone, Copy, Debug)]
@@ -18,11 +18,10 @@ impl BatchAead for Library {
     }
 
     fn seal(&self, jobs: &mut [SealJob<'_>]) {
-        let mut cipher = Cipher::default();
         for job in jobs {
             let tag = {
                 let (key, counter, plaintext) = job.fill_plaintext();
-                cipher.of(key).and_then(|cipher| {
+                key.library().and_then(|cipher| {
                     cipher
                         .seal_in_place_separate_tag(unique(counter), Aad::empty(), plaintext)
                         .ok()
@@ -37,11 +36,10 @@ impl BatchAead for Library {
     }
 
     fn open(&self, jobs: &mut [OpenJob<'_>]) {
-        let mut cipher = Cipher::default();
         for job in jobs {
             let (key, counter, buffer) = job.parts();
             // The library wipes the buffer itself where the tag is wrong.
-            let opened = cipher.of(key).is_some_and(|cipher| {
+            let opened = key.library().is_some_and(|cipher| {
                 cipher
                     .open_in_place(unique(counter), Aad::empty(), buffer)
                     .is_ok()
@@ -52,20 +50,6 @@ impl BatchAead for Library {
                 Verdict::Forged
             });
         }
-    }
-}
-
-/// The key object of the current run of jobs.
-#[derive(Default)]
-struct Cipher(Option<(AeadKey, LessSafeKey)>);
-
-impl Cipher {
-    fn of(&mut self, key: &AeadKey) -> Option<&LessSafeKey> {
-        if self.0.as_ref().is_none_or(|(last, _)| last != key) {
-            let object = UnboundKey::new(&CHACHA20_POLY1305, key.as_bytes()).ok()?;
-            self.0 = Some((key.clone(), LessSafeKey::new(object)));
-        }
-        self.0.as_ref().map(|(_, object)| object)
     }
 }
 

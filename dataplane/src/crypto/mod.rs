@@ -2,6 +2,8 @@
 
 pub mod aead;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod backend;
 #[cfg(target_arch = "x86_64")]

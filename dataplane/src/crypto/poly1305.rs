@@ -87,8 +87,7 @@ impl Limbs {
     /// The `r` of a one-time key.
     #[inline(always)]
     pub(super) fn clamped(one_time_key: &[u8; 32]) -> Self {
-        let [low, high, ..] = words(one_time_key);
-        let (low, high) = (low & CLAMP[0], high & CLAMP[1]);
+        let [low, high] = clamped_words(one_time_key);
         Self([
             low & MASK_44,
             (low >> 44 | high << 20) & MASK_44,
@@ -113,6 +112,48 @@ impl Limbs {
             d2 as u64 & MASK_42,
         ])
     }
+}
+
+impl Limbs {
+    /// The same residue in limbs of 26 bits, the top one of a bit or two more.
+    #[inline(always)]
+    pub(super) const fn in_26_bits(self) -> [u64; 5] {
+        const MASK: u64 = (1 << 26) - 1;
+        let [l0, l1, l2] = self.0;
+        // The middle limb may stand a little above its 44 bits.
+        let (l1, l2) = (l1 & MASK_44, l2 + (l1 >> 44));
+        [
+            l0 & MASK,
+            (l0 >> 26 | l1 << 18) & MASK,
+            (l1 >> 8) & MASK,
+            (l1 >> 34 | l2 << 10) & MASK,
+            l2 >> 16,
+        ]
+    }
+}
+
+/// The `r` of a one-time key, in words.
+#[inline(always)]
+pub(super) fn clamped_words(one_time_key: &[u8; 32]) -> [u64; 2] {
+    let [low, high, ..] = words(one_time_key);
+    [low & CLAMP[0], high & CLAMP[1]]
+}
+
+/// The tag of an accumulator in limbs of 26 bits, each below 2^30.
+#[inline(always)]
+pub(super) fn finish_26(limbs: [u64; 5], one_time_key: &[u8; 32]) -> [u8; 16] {
+    let [l0, l1, l2, l3, l4] = limbs;
+    let wide = |limb: u64, at: u32| u128::from(limb) << at;
+    let (h, carry) =
+        (wide(l0, 0) + wide(l1, 26) + wide(l2, 52) + wide(l3, 78)).overflowing_add(wide(l4, 104));
+    let top = (l4 >> 24) + u64::from(carry);
+    // 2^130 = 5.
+    let (h, carry) = h.overflowing_add(u128::from(top >> 2) * 5);
+    let [_, _, s0, s1] = words(one_time_key);
+    finish(
+        [h as u64, (h >> 64) as u64, (top & 3) + u64::from(carry)],
+        [s0, s1],
+    )
 }
 
 /// The tag of an accumulator in limbs of 44, 44 and 42 bits, each below 2^48.

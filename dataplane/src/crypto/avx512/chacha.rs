@@ -12,7 +12,7 @@
 use core::arch::x86_64::*;
 
 use super::transpose::{join, transpose_quads, transpose_quarters};
-use crate::crypto::batch::{LANES, Lanes};
+use crate::crypto::batch::{BLOCKS, LANES, Lanes, Packet, Rows};
 
 /// "expand 32-byte k", the constant row (RFC 8439 §2.3).
 const SIGMA: [i32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574];
@@ -301,6 +301,97 @@ unsafe fn rows<const SETS: usize>(lanes: &Lanes) {
             join(row(0), row(1), row(2), row(3)),
         ]
     });
+    for (set, blocks) in run_rows(starts).into_iter().enumerate() {
+        for (at, block) in blocks.into_iter().enumerate() {
+            // SAFETY: passed on.
+            unsafe { emit(lanes, set * 4 + at, block) };
+        }
+    }
+}
+
+/// The first `count` blocks of a packet's keystream, [`BLOCKS`] at most.
+///
+/// # Safety
+/// The packet's invariant holds.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi2")]
+#[inline]
+pub(super) unsafe fn keystream(packet: &Packet, count: usize, rows: &mut Rows) {
+    const { assert!(BLOCKS == 8, "two sets of rows") };
+    let [s0, s1, s2, s3] = SIGMA;
+    // SAFETY: the key is readable for 32 bytes.
+    let (low, high) = unsafe {
+        (
+            _mm_loadu_si128(packet.key.cast()),
+            _mm_loadu_si128(packet.key.wrapping_add(16).cast()),
+        )
+    };
+    let start = [
+        _mm512_broadcast_i32x4(_mm_setr_epi32(s0, s1, s2, s3)),
+        _mm512_broadcast_i32x4(low),
+        _mm512_broadcast_i32x4(high),
+        _mm512_add_epi32(
+            _mm512_broadcast_i32x4(_mm_set_epi64x(packet.counter as i64, 0)),
+            _mm512_setr_epi32(0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0),
+        ),
+    ];
+    let [a, b, c, d] = start;
+    let four = _mm512_maskz_set1_epi32(0x1111, 4);
+    let (first, second) = rows.0.split_at_mut(4);
+    let store = |rows: &mut [[u8; 64]], blocks: [__m512i; 4]| {
+        for (row, block) in rows.iter_mut().zip(blocks) {
+            let row: *mut [u8; 64] = row;
+            // SAFETY: a row is 64 bytes, and aligned as the rows together are.
+            unsafe { _mm512_store_si512(row.cast(), block) };
+        }
+    };
+    if count <= 4 {
+        let [blocks] = run_rows([start]);
+        store(first, blocks);
+    } else {
+        let [blocks, more] = run_rows([start, [a, b, c, _mm512_add_epi32(d, four)]]);
+        store(first, blocks);
+        store(second, more);
+    }
+}
+
+/// XORs `take` bytes of `src` onto a row, and zeroes what stands behind its first `put`.
+///
+/// # Safety
+/// `src` is readable for `take` bytes; `take` and `put` are 64 at most.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi2")]
+#[inline]
+pub(super) unsafe fn xor_row(row: &mut [u8; 64], src: *const u8, take: usize, put: usize) {
+    let place: *mut [u8; 64] = row;
+    // SAFETY: bytes outside of the mask are not touched; a row is 64 bytes.
+    unsafe {
+        let keystream = _mm512_maskz_loadu_epi8(first_bytes(put as u8), place.cast());
+        let text = _mm512_maskz_loadu_epi8(first_bytes(take as u8), src.cast());
+        _mm512_storeu_si512(place.cast(), _mm512_xor_si512(keystream, text));
+    }
+}
+
+/// Writes the first `put` bytes of a row.
+///
+/// # Safety
+/// `dst` is writable for `put` bytes, 64 at most.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi2")]
+#[inline]
+pub(super) unsafe fn store_row(row: &[u8; 64], dst: *mut u8, put: usize) {
+    // SAFETY: a row is 64 bytes; bytes outside of the mask are not touched.
+    unsafe {
+        let row = _mm512_loadu_si512(core::ptr::from_ref(row).cast());
+        if put == 64 {
+            _mm512_storeu_si512(dst.cast(), row);
+        } else {
+            _mm512_mask_storeu_epi8(dst.cast(), first_bytes(put as u8), row);
+        }
+    }
+}
+
+/// Runs sets of four states, a register a row, to one block a register.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn run_rows<const SETS: usize>(starts: [[__m512i; 4]; SETS]) -> [[__m512i; 4]; SETS] {
     let mut states = starts;
     for _ in 0..DOUBLE_ROUNDS {
         for [a, b, c, d] in &mut states {
@@ -320,18 +411,15 @@ unsafe fn rows<const SETS: usize>(lanes: &Lanes) {
             *d = _mm512_shuffle_epi32::<0b00_11_10_01>(*d);
         }
     }
-    for (set, ([a, b, c, d], [a0, b0, c0, d0])) in states.into_iter().zip(starts).enumerate() {
-        let blocks = transpose_quarters(
-            _mm512_add_epi32(a, a0),
-            _mm512_add_epi32(b, b0),
-            _mm512_add_epi32(c, c0),
-            _mm512_add_epi32(d, d0),
+    for ([a, b, c, d], [a0, b0, c0, d0]) in states.iter_mut().zip(starts) {
+        [*a, *b, *c, *d] = transpose_quarters(
+            _mm512_add_epi32(*a, a0),
+            _mm512_add_epi32(*b, b0),
+            _mm512_add_epi32(*c, c0),
+            _mm512_add_epi32(*d, d0),
         );
-        for (at, block) in blocks.into_iter().enumerate() {
-            // SAFETY: passed on.
-            unsafe { emit(lanes, set * 4 + at, block) };
-        }
     }
+    states
 }
 
 /// Four quarter-rounds of each of four states.

@@ -7,7 +7,7 @@ mod poly_lanes;
 mod poly_long;
 mod transpose;
 
-use super::batch::{self, Kernel, Lanes, Message, Tag};
+use super::batch::{self, Kernel, Lanes, Message, Packet, Rows, Tag};
 use super::{BatchAead, OpenJob, SealJob};
 
 /// The AVX-512 back end. [`Avx512::find`] alone hands it out: having it proves that the CPU
@@ -62,6 +62,9 @@ fn open(jobs: &mut [OpenJob<'_>]) {
 pub(super) struct Vectors;
 
 impl Kernel for Vectors {
+    const STATE: usize = 16;
+    const JUMBOS: usize = 1;
+
     #[inline(always)]
     unsafe fn run(lanes: &mut Lanes) {
         // SAFETY: passed on.
@@ -73,6 +76,24 @@ impl Kernel for Vectors {
         // SAFETY: passed on.
         unsafe { tags_of(messages, tags) }
     }
+
+    #[inline(always)]
+    unsafe fn keystream(packet: &Packet, count: usize, rows: &mut Rows) {
+        // SAFETY: passed on.
+        unsafe { chacha::keystream(packet, count, rows) }
+    }
+
+    #[inline(always)]
+    unsafe fn xor_row(row: &mut [u8; 64], src: *const u8, take: usize, put: usize) {
+        // SAFETY: bytes outside of the mask are not touched.
+        unsafe { chacha::xor_row(row, src, take, put) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_row(row: &[u8; 64], dst: *mut u8, put: usize) {
+        // SAFETY: passed on.
+        unsafe { chacha::store_row(row, dst, put) }
+    }
 }
 
 /// # Safety
@@ -81,19 +102,20 @@ impl Kernel for Vectors {
 unsafe fn tags_of(messages: &[Message], tags: &mut [Tag; 16]) {
     // SAFETY: passed on.
     unsafe {
-        match messages.len() {
-            0 => {}
-            1 | 2 => {
-                for (message, tag) in messages.iter().zip(tags) {
-                    *tag = if message.blocks() < poly_long::LONG {
-                        batch::tag_one(message)
-                    } else {
-                        poly_long::tag(message)
-                    };
-                }
+        let longest = messages.iter().map(Message::blocks).max().unwrap_or(0);
+        let count = messages.len();
+        if count <= 3 && longest >= poly_long::LONG {
+            for (message, tag) in messages.iter().zip(tags) {
+                *tag = poly_long::tag(message);
             }
-            3..=8 => poly_lanes::tags::<1>(messages, tags),
-            _ => poly_lanes::tags::<2>(messages, tags),
+        } else if count <= 2 {
+            for (message, tag) in messages.iter().zip(tags) {
+                *tag = batch::tag_one(message);
+            }
+        } else if count <= 8 {
+            poly_lanes::tags::<1>(messages, tags);
+        } else {
+            poly_lanes::tags::<2>(messages, tags);
         }
     }
 }

@@ -6,10 +6,12 @@
 //! decides what runs when.
 
 mod lanes;
+mod lone;
 mod order;
 pub(super) mod schedule;
 
 pub(super) use lanes::{LANES, Lanes};
+pub(super) use lone::{BLOCKS, Rows};
 
 use core::ptr;
 
@@ -115,6 +117,12 @@ impl Message {
 
 /// A SIMD instruction set's way to run lanes and tags.
 pub(super) trait Kernel {
+    /// Lanes that cost the same as fewer: a pass of any number is rounded up to this.
+    const STATE: usize;
+
+    /// Very long messages that are best authenticated together.
+    const JUMBOS: usize;
+
     /// Runs all lanes: XORs each one's keystream onto its source, into its destination.
     ///
     /// # Safety
@@ -126,6 +134,26 @@ pub(super) trait Kernel {
     /// # Safety
     /// The CPU has the kernel's features, and the messages' invariants hold.
     unsafe fn tags(messages: &[Message], tags: &mut [Tag; GROUP]);
+
+    /// Makes the first `count` blocks of a packet's keystream, from block 0, the one-time
+    /// key's.
+    ///
+    /// # Safety
+    /// The CPU has the kernel's features, and the packet's invariant holds.
+    unsafe fn keystream(packet: &Packet, count: usize, rows: &mut Rows);
+
+    /// XORs `take` bytes of `src` onto a row and zeroes what stands behind its first `put`.
+    ///
+    /// # Safety
+    /// The CPU has the kernel's features, `src` is readable for `take` bytes, and `take` ≤
+    /// `put` ≤ 64.
+    unsafe fn xor_row(row: &mut [u8; 64], src: *const u8, take: usize, put: usize);
+
+    /// Writes the first `put` bytes of a row.
+    ///
+    /// # Safety
+    /// The CPU has the kernel's features, `dst` is writable for `put` bytes, and `put` ≤ 64.
+    unsafe fn store_row(row: &[u8; 64], dst: *mut u8, put: usize);
 }
 
 /// The tag of one message, on the integer unit.

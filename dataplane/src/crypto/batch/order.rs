@@ -1,8 +1,8 @@
 //! The order in which packets are taken: by length, longest first, so that messages side by
 //! side in Poly1305's lanes end together. A counting sort: linear, on the stack.
 
-use super::Packet;
 use super::schedule::SPAN;
+use super::{GROUP, Packet};
 
 /// Classes of lengths: by 64 bytes up to 2 KiB, then by 2 KiB.
 const CLASSES: usize = 65;
@@ -47,6 +47,54 @@ impl Order {
     /// The packets' indices in order.
     pub(super) fn indices(&self, packets: &[Packet]) -> &[u8] {
         self.0.get(..packets.len()).unwrap_or(&[])
+    }
+}
+
+/// Text from which on fewer packets are authenticated together: sixteen would have left the
+/// first-level cache by the time that all are sealed.
+const JUMBO: usize = 4096;
+
+/// Packets in order, in groups to authenticate together.
+pub(super) struct Groups<'a> {
+    packets: &'a [Packet],
+    rest: &'a [u8],
+    taken: usize,
+    /// Packets of [`JUMBO`] bytes and more in a group.
+    jumbos: usize,
+}
+
+impl<'a> Groups<'a> {
+    pub(super) fn new(packets: &'a [Packet], order: &'a Order, jumbos: usize) -> Self {
+        Self {
+            packets,
+            rest: order.indices(packets),
+            taken: 0,
+            jumbos,
+        }
+    }
+
+    /// The next group, where it lies within the first `done` packets.
+    pub(super) fn next_within(&mut self, done: usize) -> Option<&'a [u8]> {
+        let first = self.packets.get(usize::from(*self.rest.first()?))?;
+        let most = if first.len >= JUMBO {
+            self.jumbos
+        } else {
+            GROUP
+        };
+        // A lane costs as many rows as the longest one's: much shorter packets wait for
+        // their like.
+        let alike = |index: &&u8| {
+            let packet = self.packets.get(usize::from(**index));
+            packet.is_some_and(|packet| first.text_blocks() <= 2 * packet.text_blocks() + 4)
+        };
+        let len = self.rest.iter().take(most).take_while(alike).count();
+        let (group, rest) = self.rest.split_at_checked(len)?;
+        if self.taken + len > done {
+            return None;
+        }
+        self.taken += len;
+        self.rest = rest;
+        Some(group)
     }
 }
 

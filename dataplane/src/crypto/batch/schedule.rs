@@ -10,7 +10,8 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::lanes::{LANES, Lanes};
-use super::order::Order;
+use super::lone;
+use super::order::{Groups, Order};
 use super::{GROUP, Kernel, Message, OneTimeKey, Packet};
 use crate::crypto::{OpenJob, SealJob, Verdict};
 
@@ -28,7 +29,12 @@ pub(in crate::crypto) unsafe fn seal<K: Kernel>(jobs: &mut [SealJob<'_>]) {
         let packets = storage.packets(jobs.iter_mut().map(Packet::sealed_by));
         // SAFETY: the features are the caller's promise; the packets were made from jobs
         // that are borrowed until the end of this iteration, and jobs own their buffers.
-        unsafe { seal_span::<K>(packets) };
+        unsafe {
+            match packets {
+                [packet] if packet.len <= lone::LEN => lone::seal::<K>(packet),
+                _ => seal_span::<K>(packets),
+            }
+        }
     }
 }
 
@@ -38,6 +44,15 @@ pub(in crate::crypto) unsafe fn seal<K: Kernel>(jobs: &mut [SealJob<'_>]) {
 /// The CPU has the kernel's features.
 #[inline(always)]
 pub(in crate::crypto) unsafe fn open<K: Kernel>(jobs: &mut [OpenJob<'_>]) {
+    if let [job] = jobs
+        && let packet = Packet::opened_by(job)
+        && packet.len <= lone::LEN
+    {
+        // SAFETY: as in `seal`.
+        let authentic = unsafe { lone::open::<K>(&packet) };
+        job.decide(verdict(authentic));
+        return;
+    }
     for jobs in jobs.chunks_mut(SPAN) {
         let mut storage = Storage::new();
         let packets = storage.packets(jobs.iter_mut().map(Packet::opened_by));
@@ -45,12 +60,16 @@ pub(in crate::crypto) unsafe fn open<K: Kernel>(jobs: &mut [OpenJob<'_>]) {
         // SAFETY: as in `seal`.
         unsafe { open_span::<K>(packets, &mut authentic) };
         for (job, authentic) in jobs.iter_mut().zip(authentic) {
-            job.decide(if authentic {
-                Verdict::Authentic
-            } else {
-                Verdict::Forged
-            });
+            job.decide(verdict(authentic));
         }
+    }
+}
+
+const fn verdict(authentic: bool) -> Verdict {
+    if authentic {
+        Verdict::Authentic
+    } else {
+        Verdict::Forged
     }
 }
 
@@ -66,8 +85,7 @@ unsafe fn seal_span<K: Kernel>(packets: &[Packet]) {
     unsafe {
         run_key_blocks::<K>(&mut lanes, packets, &mut keys);
         let mut begun = order.indices(packets).iter();
-        let mut unauthenticated = order.indices(packets).chunks(GROUP);
-        let mut tagged = 0;
+        let mut groups = Groups::new(packets, &order, K::JUMBOS);
         for (position, packet) in begun
             .by_ref()
             .filter_map(|at| packets.get(usize::from(*at)))
@@ -83,16 +101,15 @@ unsafe fn seal_span<K: Kernel>(packets: &[Packet]) {
                     lanes.clear();
                     // Of this packet, blocks may be missing; of those before it, none.
                     let done = position + usize::from(from == to);
-                    while done - tagged >= GROUP {
-                        tag_group::<K>(packets, unauthenticated.next(), &keys);
-                        tagged += GROUP;
+                    while let Some(group) = groups.next_within(done) {
+                        tag_group::<K>(packets, group, &keys);
                     }
                 }
             }
         }
         run_rest::<K>(&mut lanes);
-        for group in unauthenticated {
-            tag_group::<K>(packets, Some(group), &keys);
+        while let Some(group) = groups.next_within(packets.len()) {
+            tag_group::<K>(packets, group, &keys);
         }
     }
     keys.wipe(packets.len());
@@ -110,10 +127,11 @@ unsafe fn open_span<K: Kernel>(packets: &[Packet], authentic: &mut [bool; SPAN])
     // their results are read.
     unsafe {
         run_key_blocks::<K>(&mut lanes, packets, &mut keys);
-        parked.fill(&mut lanes, packets);
+        parked.fill::<K>(&mut lanes, packets);
         run_rest::<K>(&mut lanes);
 
-        for group in order.indices(packets).chunks(GROUP) {
+        let mut groups = Groups::new(packets, &order, K::JUMBOS);
+        while let Some(group) = groups.next_within(packets.len()) {
             check_group::<K>(packets, group, &keys, authentic);
         }
         keys.wipe(packets.len());
@@ -178,8 +196,7 @@ unsafe fn run_rest<K: Kernel>(lanes: &mut Lanes) {
 /// # Safety
 /// As for [`seal_span`]; the group's keys and ciphertexts are complete.
 #[inline(always)]
-unsafe fn tag_group<K: Kernel>(packets: &[Packet], group: Option<&[u8]>, keys: &Keys) {
-    let Some(group) = group else { return };
+unsafe fn tag_group<K: Kernel>(packets: &[Packet], group: &[u8], keys: &Keys) {
     let mut messages = Messages::new();
     let mut tags = [[0; 16]; GROUP];
     // SAFETY: the packets' invariants make the messages' own, and have room for the tags.
@@ -320,16 +337,16 @@ impl Parked {
     /// # Safety
     /// The packets' invariants hold; `lanes` is run before [`apply`](Self::apply).
     #[inline(always)]
-    unsafe fn fill(&mut self, lanes: &mut Lanes, packets: &[Packet]) {
+    unsafe fn fill<K: Kernel>(&mut self, lanes: &mut Lanes, packets: &[Packet]) {
         if lanes.len() == 0 {
             return;
         }
-        // A pass costs the same for any number of lanes up to half, and beyond.
+        // Where one pass takes everything, it does; else what costs nothing.
         let total: usize = packets.iter().map(Packet::text_blocks).sum();
-        let room = if lanes.len() + total <= LANES || lanes.len() > LANES / 2 {
-            lanes.room()
+        let room = if lanes.len() + total <= LANES {
+            total
         } else {
-            LANES / 2 - lanes.len()
+            lanes.len().next_multiple_of(K::STATE) - lanes.len()
         };
         let blocks = packets
             .iter()

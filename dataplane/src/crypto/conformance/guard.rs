@@ -55,16 +55,6 @@ impl Guarded {
         // SAFETY: within the opened pages, and borrowed from the mapping's only owner.
         unsafe { std::slice::from_raw_parts_mut(self.map.add(self.page + start), len) }
     }
-
-    fn key(&mut self, bytes: [u8; 32], edge: Edge) -> &AeadKey {
-        assert_eq!((size_of::<AeadKey>(), align_of::<AeadKey>()), (32, 1));
-        let place: *mut AeadKey = self.slice(32, edge).as_mut_ptr().cast();
-        // SAFETY: the place is 32 bytes, any address is aligned, and it is borrowed.
-        unsafe {
-            place.write(bytes.into());
-            &*place
-        }
-    }
 }
 
 impl Drop for Guarded {
@@ -79,14 +69,13 @@ fn check(back_end: &dyn BatchAead, lens: &[usize], padding: usize, edge: Edge) {
     struct Place {
         src: Guarded,
         dst: Guarded,
-        key: Guarded,
     }
+    let key = AeadKey::from([9; 32]);
     let mut places: Vec<Place> = lens
         .iter()
         .map(|len| Place {
             src: Guarded::new(*len),
             dst: Guarded::new(len + padding + TAG_LEN),
-            key: Guarded::new(32),
         })
         .collect();
 
@@ -97,14 +86,13 @@ fn check(back_end: &dyn BatchAead, lens: &[usize], padding: usize, edge: Edge) {
             let src = place.src.slice(*len, edge);
             src.fill(0x3c);
             let dst = place.dst.slice(len + padding + TAG_LEN, edge);
-            SealJob::new(place.key.key([9; 32], edge), 77, src, dst).unwrap()
+            SealJob::new(&key, 77, src, dst).unwrap()
         })
         .collect();
     back_end.seal(&mut jobs);
     drop(jobs);
 
     for (place, len) in places.iter_mut().zip(lens) {
-        let key = AeadKey::from([9; 32]);
         let mut expected = vec![0; len + padding + TAG_LEN];
         let plaintext = vec![0x3c; *len];
         let job = SealJob::new(&key, 77, &plaintext, &mut expected).unwrap();
@@ -121,7 +109,7 @@ fn check(back_end: &dyn BatchAead, lens: &[usize], padding: usize, edge: Edge) {
         .zip(lens)
         .map(|(place, len)| {
             let buffer = place.dst.slice(len + padding + TAG_LEN, edge);
-            OpenJob::new(place.key.key([9; 32], edge), 77, buffer).unwrap()
+            OpenJob::new(&key, 77, buffer).unwrap()
         })
         .collect();
     back_end.open(&mut jobs);

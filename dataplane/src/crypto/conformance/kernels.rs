@@ -1,8 +1,8 @@
 //! The SIMD back ends' kernels, taken apart: ChaCha20 and Poly1305 alone, with any nonce
 //! and any last block.
 
-use crate::crypto::avx512;
 use crate::crypto::batch::{Kernel, Lanes, Message, OneTimeKey, Packet, Tag, tag_one};
+use crate::crypto::{avx2, avx512};
 
 /// One back end's kernel.
 pub(super) struct UnderTest {
@@ -19,6 +19,13 @@ pub(super) fn all() -> Vec<UnderTest> {
             name: "avx512",
             run: avx512::Vectors::run,
             tags: avx512::Vectors::tags,
+        });
+    }
+    if avx2::Avx2::find().is_some() {
+        all.push(UnderTest {
+            name: "avx2",
+            run: avx2::Vectors::run,
+            tags: avx2::Vectors::tags,
         });
     }
     all

@@ -12,7 +12,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -30,6 +30,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use self::netlink::RouteSocket;
@@ -56,7 +57,8 @@ impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
     }
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+/// Gets the handles of all children that were started so far, to add its own.
+type Job = Box<dyn FnOnce(&mut Vec<OwnedFd>) + Send>;
 
 /// A network namespace with its loopback up.
 #[derive(Debug)]
@@ -86,8 +88,14 @@ impl Namespace {
                 if ready.send(inside).is_err() || failed {
                     return;
                 }
+                let mut children = Vec::new();
                 for job in jobs {
-                    job();
+                    job(&mut children);
+                }
+                // The end of this thread tells them too, but only those that had got as far as to
+                // ask for it.
+                for child in &children {
+                    let _ = pidfd_send_signal(child, Signal::TERM);
                 }
             })
             .doing(|| format!("start a thread for namespace {label}"))?;
@@ -182,9 +190,11 @@ impl Namespace {
 
     fn start(&self, mut command: Command, name: &str) -> Result<Process, NetError> {
         let (done, started) = channel();
-        let job: Job = Box::new(move || {
+        let job: Job = Box::new(move |children| {
+            let spawned = command.spawn();
+            children.extend(spawned.as_ref().ok().and_then(handle_of));
             // A caller that is gone wants no child either.
-            if let Err(lost) = done.send(command.spawn())
+            if let Err(lost) = done.send(spawned)
                 && let Ok(mut child) = lost.0
             {
                 let _ = child.kill();
@@ -539,6 +549,11 @@ fn enter_new() -> io::Result<(OwnedFd, RouteSocket)> {
     rustix::thread::unshare(UnshareFlags::NEWNET)?;
     let namespace = fs::File::open("/proc/thread-self/ns/net")?;
     Ok((namespace.into(), RouteSocket::open()?))
+}
+
+/// What still means `child`, and nothing else, once it is gone.
+fn handle_of(child: &Child) -> Option<OwnedFd> {
+    pidfd_open(Pid::from_child(child), PidfdFlags::empty()).ok()
 }
 
 fn name(link: &LinkMessage) -> Option<&str> {

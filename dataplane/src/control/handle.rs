@@ -57,7 +57,8 @@ impl Control {
     /// Makes `specs` the whole set of peers. Only differences touch what runs: a peer that did
     /// not change keeps its session, its endpoint and its counters, and so does one of which
     /// only prefixes, keepalive or label changed. A spec that cannot be applied is refused alone
-    /// and listed in [`Applied::rejected`]; a peer that runs under it stays as it was.
+    /// and listed in [`Applied::rejected`]; a peer that runs under it stays as it was, less the
+    /// prefixes that `specs` give to others.
     ///
     /// All prefixes change in one step: no packet sees half of a new set.
     ///
@@ -89,14 +90,23 @@ impl Control {
         }
         for spec in plan.change {
             if let Some(running) = registry.get_mut(&spec.public_key) {
-                moves.take(running);
+                moves.change(running, &spec.allowed_ips);
                 running.change(spec);
-                moves.give(running);
             }
         }
         for running in new {
             moves.give(&running);
             registry.insert(running.spec.public_key, running);
+        }
+        // A peer whose new spec was refused stays, but not with what another has taken over: it
+        // must be seen to lack that when the next set gives it back.
+        for (key, _) in &applied.rejected {
+            if let Some(stays) = registry.get_mut(key) {
+                stays
+                    .spec
+                    .allowed_ips
+                    .retain(|prefix| !moves.gives_away(prefix, key));
+            }
         }
         self.node.mesh().update(|tables| moves.apply(tables));
 
@@ -168,7 +178,7 @@ impl Control {
 #[derive(Default)]
 struct Moves {
     taken: Vec<(Arc<Peer>, IpNet)>,
-    given: Vec<(Arc<Peer>, IpNet)>,
+    given: BTreeMap<IpNet, Arc<Peer>>,
 }
 
 impl Moves {
@@ -177,16 +187,36 @@ impl Moves {
     }
 
     fn give(&mut self, running: &Running) {
-        self.given.extend(running.prefixes());
+        let prefixes = running.prefixes();
+        self.given
+            .extend(prefixes.map(|(peer, prefix)| (prefix, peer)));
+    }
+
+    /// What is to be done for `running` to have `wanted`. Both are sorted ([`Plan`] sees to it),
+    /// and what is in both is not touched.
+    fn change(&mut self, running: &Running, wanted: &[IpNet]) {
+        let present = &running.spec.allowed_ips;
+        let gone = |(_, prefix): &(_, IpNet)| wanted.binary_search(prefix).is_err();
+        self.taken.extend(running.prefixes().filter(gone));
+        let new = wanted
+            .iter()
+            .filter(|prefix| present.binary_search(prefix).is_err());
+        self.given
+            .extend(new.map(|&prefix| (prefix, Arc::clone(&running.peer))));
+    }
+
+    /// Whether `prefix` goes to another peer than `key`.
+    fn gives_away(&self, prefix: &IpNet, key: &PublicKey) -> bool {
+        self.given
+            .get(prefix)
+            .is_some_and(|peer| peer.public_key() != key)
     }
 
     fn apply(&self, tables: &mut TableUpdate<'_>) {
         for (peer, prefix) in &self.taken {
-            // False where a spec took the prefix over whose peer had been refused before: then
-            // it is not this peer's to take away.
             tables.disallow(prefix, peer.public_key());
         }
-        for (peer, prefix) in &self.given {
+        for (prefix, peer) in &self.given {
             tables.allow(prefix, peer);
         }
     }

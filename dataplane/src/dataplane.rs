@@ -8,7 +8,7 @@ use crate::engine::Totals;
 use crate::engine::handshakes::Statistics;
 use crate::runtime::node::{Node, NodeError};
 use crate::runtime::setup::{self, StartError};
-use crate::runtime::wishes::{Inner, Outer};
+use crate::runtime::wishes::{Inner, NodeWishes, Outer};
 use crate::runtime::worker::DriverReport;
 
 /// WireGuard's usual port.
@@ -55,7 +55,7 @@ impl Dataplane {
     /// Begins a node with this identity.
     #[must_use]
     pub fn builder(private_key: PrivateKey) -> Builder {
-        Builder {
+        Builder(NodeWishes {
             private_key,
             listen_port: DEFAULT_PORT,
             fwmark: None,
@@ -63,7 +63,7 @@ impl Dataplane {
             inner: None,
             workers: None,
             pin: false,
-        }
+        })
     }
 
     /// Changes peers.
@@ -140,22 +140,14 @@ impl Dataplane {
 
 /// A node to be started. See [`Dataplane::builder`].
 #[derive(Debug)]
-pub struct Builder {
-    pub(crate) private_key: PrivateKey,
-    pub(crate) listen_port: u16,
-    pub(crate) fwmark: Option<u32>,
-    pub(crate) outer: Outer,
-    pub(crate) inner: Option<Inner>,
-    pub(crate) workers: Option<usize>,
-    pub(crate) pin: bool,
-}
+pub struct Builder(NodeWishes);
 
 impl Builder {
     /// The UDP port, IPv4 and IPv6 alike; 0 has the kernel choose. Default:
     /// [`DEFAULT_PORT`].
     #[must_use]
     pub fn listen_port(mut self, port: u16) -> Self {
-        self.listen_port = port;
+        self.0.listen_port = port;
         self
     }
 
@@ -163,21 +155,21 @@ impl Builder {
     /// looked up under it.
     #[must_use]
     pub fn fwmark(mut self, mark: u32) -> Self {
-        self.fwmark = Some(mark);
+        self.0.fwmark = Some(mark);
         self
     }
 
     /// Where encrypted datagrams come from and go to. Default: [`Outer::udp`].
     #[must_use]
     pub fn outer(mut self, outer: Outer) -> Self {
-        self.outer = outer;
+        self.0.outer = outer;
         self
     }
 
     /// Where plain packets come from and go to. Must be given.
     #[must_use]
     pub fn inner(mut self, inner: Inner) -> Self {
-        self.inner = Some(inner);
+        self.0.inner = Some(inner);
         self
     }
 
@@ -185,14 +177,14 @@ impl Builder {
     /// one without AF_XDP.
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
-        self.workers = Some(count);
+        self.0.workers = Some(count);
         self
     }
 
     /// Pins worker *n* to CPU *n*. Default: not.
     #[must_use]
     pub fn pin(mut self, pin: bool) -> Self {
-        self.pin = pin;
+        self.0.pin = pin;
         self
     }
 
@@ -201,7 +193,7 @@ impl Builder {
     /// # Errors
     /// [`StartError`] names what could not be had and the way out. Nothing is left behind.
     pub fn start(self) -> Result<Dataplane, StartError> {
-        let ready = setup::start(self)?;
+        let ready = setup::start(self.0)?;
         let node = Arc::new(ready.node);
         Ok(Dataplane {
             control: Control::new(Arc::clone(&node)),

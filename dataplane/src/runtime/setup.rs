@@ -5,7 +5,6 @@ use std::io;
 
 use tracing::warn;
 
-use crate::dataplane::Builder;
 use crate::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx};
 use crate::io::tun::{OpenError, Tun, TunConfig};
 use crate::io::udp::{BindError, UdpConfig, UdpPort};
@@ -13,7 +12,7 @@ use crate::io::xdp::XdpError;
 use crate::io::xdp::program::LoadError;
 
 use super::node::{Node, NodeError, Parts};
-use super::wishes::{CustomOuter, Inner, InnerWish, MIN_MTU, Outer, OuterWish};
+use super::wishes::{CustomOuter, Inner, InnerWish, MIN_MTU, NodeWishes, Outer, OuterWish};
 use super::worker::Ports;
 
 /// Bytes that WireGuard adds to an inner packet, IPv6 outside: 40 + 8 + 16 + 16.
@@ -85,10 +84,10 @@ pub(crate) struct Ready {
     pub(crate) notes: Vec<String>,
 }
 
-/// Opens everything `builder` asks for and starts the node. On an error, what was opened closes
+/// Opens everything `wishes` asks for and starts the node. On an error, what was opened closes
 /// again by being dropped.
-pub(crate) fn start(builder: Builder) -> Result<Ready, StartError> {
-    let Builder {
+pub(crate) fn start(wishes: NodeWishes) -> Result<Ready, StartError> {
+    let NodeWishes {
         private_key,
         listen_port,
         fwmark,
@@ -96,7 +95,7 @@ pub(crate) fn start(builder: Builder) -> Result<Ready, StartError> {
         inner,
         workers,
         pin,
-    } = builder;
+    } = wishes;
     let Inner { mtu, wish: inner } = inner.ok_or(StartError::NoInner)?;
     if !(MIN_MTU..=u16::MAX - MAX_OVERHEAD).contains(&mtu) {
         return Err(StartError::Mtu { mtu });

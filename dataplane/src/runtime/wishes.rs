@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use crate::crypto::PrivateKey;
 use crate::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx};
 
 /// The smallest inner MTU: what every IPv4 host must accept (RFC 791 §3.2), in bytes.
@@ -9,6 +10,19 @@ pub const MIN_MTU: u16 = 576;
 
 /// The inner MTU that fits a path of 1500 bytes with IPv6 outside: 1500 − 40 − 8 − 32.
 pub const DEFAULT_MTU: u16 = 1420;
+
+/// All that a node to be started is asked for.
+#[derive(Debug)]
+pub(crate) struct NodeWishes {
+    pub(crate) private_key: PrivateKey,
+    pub(crate) listen_port: u16,
+    pub(crate) fwmark: Option<u32>,
+    pub(crate) outer: Outer,
+    /// Without it, the node does not start.
+    pub(crate) inner: Option<Inner>,
+    pub(crate) workers: Option<usize>,
+    pub(crate) pin: bool,
+}
 
 /// How AF_XDP is used on its interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

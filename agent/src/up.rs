@@ -6,6 +6,7 @@ mod tunnel;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use ringspan::control::RejectReason;
 use ringspan::runtime::node::NodeError;
 use ringspan::runtime::setup::StartError;
 
@@ -30,8 +31,8 @@ pub(crate) enum UpError {
     Start(#[from] StartError),
     #[error("{0}; nothing was left behind")]
     Setup(#[from] SetupError),
-    #[error("peer {peer}: {reason}")]
-    Peer { peer: String, reason: String },
+    #[error(transparent)]
+    Peer(RejectReason),
     #[error("the data plane stopped by itself: see the log, and please report it")]
     Stopped,
     #[error("could not be shut down cleanly: {0}")]
@@ -48,7 +49,7 @@ pub(crate) enum UpError {
 impl UpError {
     /// Whether another configuration would help.
     pub(crate) fn is_configuration(&self) -> bool {
-        matches!(self, Self::Machine(_) | Self::Peer { .. })
+        matches!(self, Self::Machine(_) | Self::Peer(_))
     }
 }
 

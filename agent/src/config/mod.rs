@@ -212,10 +212,8 @@ pub(crate) fn load(path: &Path, overrides: &Overrides) -> Result<Loaded, ConfigE
     if text.open_to_others && draft.holds_secrets() {
         draft.note(
             None,
-            format!(
-                "{} holds a secret key and every user of this machine can read it: chmod 600 it",
-                path.display()
-            ),
+            "it holds a secret key and every user of this machine can read it: chmod 600 it"
+                .to_owned(),
         );
     }
     check::finish(draft, path).map_err(located)

@@ -163,10 +163,7 @@ fn apply(plane: &Dataplane, peers: &[PeerConfig], known: &Known) -> Result<(), U
         .map_err(|_| UpError::Stopped)?;
     match applied.rejected.first() {
         None => Ok(()),
-        Some((key, reason)) => Err(UpError::Peer {
-            peer: key.to_string(),
-            reason: reason.to_string(),
-        }),
+        Some((_, reason)) => Err(UpError::Peer(reason.clone())),
     }
 }
 

@@ -1,13 +1,16 @@
 //! Whole nodes, threads and all, over drivers that need no privilege: the memory network and
 //! UDP on the loopback interface.
 
+use std::mem;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use ringspan::control::{PeerSpec, PeerState, RejectReason};
-use ringspan::crypto::{PresharedKey, PrivateKey, PublicKey};
-use ringspan::io::memory::{DEFAULT_CAPACITY, InnerUser, Network, inner_port};
+use ringspan::crypto::{KeyPair, PresharedKey, PrivateKey, PublicKey};
+use ringspan::engine::port::{DriverInfo, OuterTx, Sent, TxRequest, TxSlot};
+use ringspan::io::memory::{DEFAULT_CAPACITY, InnerUser, MemoryOuterTx, Network, inner_port};
+use ringspan::mesh::Endpoint;
 use ringspan::{Dataplane, Inner, Outer, StartError};
 
 /// Far more than anything here takes; only a failing test waits that long.
@@ -15,6 +18,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 fn private(byte: u8) -> PrivateKey {
     PrivateKey::from([byte; 32])
+}
+
+fn public(byte: u8) -> PublicKey {
+    *KeyPair::new(&private(byte)).unwrap().public()
 }
 
 struct Node {
@@ -29,12 +36,20 @@ fn inner() -> (Inner, InnerUser) {
 }
 
 fn on_network(network: &Network, byte: u8) -> Node {
+    on_network_by(network, byte, |tx| Box::new(tx))
+}
+
+fn on_network_by(
+    network: &Network,
+    byte: u8,
+    sender: impl FnOnce(MemoryOuterTx) -> Box<dyn OuterTx>,
+) -> Node {
     let address = SocketAddr::from(([192, 0, 2, byte], 51820));
     let end = network.attach(address, DEFAULT_CAPACITY).unwrap();
     let (rx, tx) = (end.rx, end.tx);
     let control_tx = Box::new(tx.clone());
     let (inner, host) = inner();
-    let outer = Outer::custom(vec![Box::new(rx)], vec![Box::new(tx)], control_tx);
+    let outer = Outer::custom(vec![Box::new(rx)], vec![sender(tx)], control_tx);
     let plane = Dataplane::builder(private(byte))
         .outer(outer)
         .inner(inner)
@@ -75,12 +90,29 @@ fn spec(of: &Node, byte: u8, endpoint: bool) -> PeerSpec {
 
 /// An IPv4 packet with `payload`, from 10.0.0.`from` to 10.0.0.`to`.
 fn packet(from: u8, to: u8, payload: &[u8]) -> Vec<u8> {
+    packet_between([10, 0, 0, from], [10, 0, 0, to], payload)
+}
+
+fn packet_between(from: [u8; 4], to: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let len = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
-    let mut packet = vec![
-        0x45, 0, len[0], len[1], 0, 0, 0, 0, 64, 253, 0, 0, 10, 0, 0, from, 10, 0, 0, to,
-    ];
+    let mut packet = vec![0x45, 0, len[0], len[1], 0, 0, 0, 0, 64, 253, 0, 0];
+    packet.extend_from_slice(&from);
+    packet.extend_from_slice(&to);
     packet.extend_from_slice(payload);
     packet
+}
+
+/// Waits until the node's counter of this name is not 0.
+fn await_counter(node: &Node, name: &str) {
+    let start = Instant::now();
+    let count = || {
+        let counters = node.plane.counters();
+        counters.iter().find(|(key, _)| *key == name).unwrap().1
+    };
+    while count() == 0 {
+        assert!(start.elapsed() < LIMIT);
+        std::thread::yield_now();
+    }
 }
 
 fn exchange(a: &Node, b: &Node) {
@@ -141,19 +173,7 @@ fn talk(a: Node, b: Node) {
     assert_eq!(a.plane.control().apply(&[]).unwrap().removed, 1);
     assert_eq!(a.plane.statuses(), []);
     assert!(a.host.send(&packet(1, 2, b"nobody")));
-    let counted = |name| {
-        a.plane
-            .counters()
-            .iter()
-            .find(|(key, _)| *key == name)
-            .unwrap()
-            .1
-    };
-    let start = Instant::now();
-    while counted("no_peer") == 0 {
-        assert!(start.elapsed() < LIMIT);
-        std::thread::yield_now();
-    }
+    await_counter(&a, "no_peer");
 
     let ports: Vec<_> = b.plane.drivers().iter().map(|report| report.port).collect();
     assert_eq!(ports, ["outer rx", "outer tx", "inner rx", "inner tx"]);
@@ -192,6 +212,119 @@ fn a_bad_spec_is_refused_alone() {
         (low_order, RejectReason::UnusableKey(low_order)),
     ];
     assert_eq!(applied.rejected, expected);
+}
+
+/// A peer keeps running when its new spec is refused; what another took over meanwhile comes back
+/// with the next good set.
+#[test]
+fn a_prefix_lost_while_a_spec_was_refused_comes_back() {
+    let node = on_loopback(1);
+    let with = |byte, prefixes: &[&str]| PeerSpec {
+        allowed_ips: prefixes.iter().map(|text| text.parse().unwrap()).collect(),
+        ..PeerSpec::new(public(byte))
+    };
+    let prefixes = |byte| {
+        let key = public(byte);
+        let status = node.plane.statuses();
+        let peer = status.into_iter().find(|peer| peer.public_key == key);
+        peer.map(|peer| {
+            peer.allowed_ips
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        })
+    };
+    let (p, q) = ("10.1.0.0/16", "10.2.0.0/16");
+    let control = node.plane.control();
+    assert_eq!(control.apply(&[with(2, &[p])]).unwrap().added, 1);
+
+    let taken = [with(3, &[q]), with(2, &[p, q]), with(4, &[p])];
+    let applied = control.apply(&taken).unwrap();
+    assert_eq!(
+        (applied.added, applied.removed, applied.rejected.len()),
+        (2, 0, 1)
+    );
+    assert_eq!(
+        (prefixes(2), prefixes(4)),
+        (Some(vec![]), Some(vec![p.to_owned()]))
+    );
+
+    let applied = control.apply(&[with(2, &[p])]).unwrap();
+    assert_eq!((applied.changed, applied.removed), (1, 2));
+    assert_eq!(prefixes(2), Some(vec![p.to_owned()]));
+    // The table says so too: the packet is the peer's, which has no endpoint.
+    assert!(
+        node.host
+            .send(&packet_between([10, 0, 0, 1], [10, 1, 0, 1], b"whose?"))
+    );
+    await_counter(&node, "no_endpoint");
+}
+
+/// A driver that takes datagrams and does not send them before it is urged to, twice.
+struct Reluctant {
+    driver: MemoryOuterTx,
+    held: Vec<(TxRequest, Vec<u8>)>,
+    urged: bool,
+}
+
+impl OuterTx for Reluctant {
+    fn reaches(&mut self, endpoint: &Endpoint) -> bool {
+        self.driver.reaches(endpoint)
+    }
+
+    fn send_batch(
+        &mut self,
+        requests: &[TxRequest],
+        fill: &mut dyn FnMut(&mut [TxSlot<'_>]),
+    ) -> Sent {
+        self.urged = false;
+        for (request, wanted) in requests.iter().enumerate() {
+            let mut buffer = vec![0; wanted.len];
+            fill(&mut [TxSlot {
+                request,
+                buffer: &mut buffer,
+            }]);
+            self.held.push((*wanted, buffer));
+        }
+        Sent {
+            accepted: requests.len(),
+            dropped: 0,
+        }
+    }
+
+    fn flush(&mut self) -> bool {
+        if self.held.is_empty() || !mem::replace(&mut self.urged, true) {
+            return !self.held.is_empty();
+        }
+        for (request, datagram) in self.held.drain(..) {
+            let _ = self.driver.send_batch(&[request], &mut |slots| {
+                slots[0].buffer.copy_from_slice(&datagram);
+            });
+        }
+        false
+    }
+
+    fn info(&self) -> DriverInfo {
+        self.driver.info()
+    }
+}
+
+#[test]
+fn what_a_driver_holds_back_is_sent_all_the_same() {
+    let network = Network::new();
+    let (a, b) = (
+        on_network_by(&network, 1, |tx| {
+            Box::new(Reluctant {
+                driver: tx,
+                held: Vec::new(),
+                urged: false,
+            })
+        }),
+        on_network(&network, 2),
+    );
+    a.plane.control().apply(&[spec(&b, 2, true)]).unwrap();
+    b.plane.control().apply(&[spec(&a, 1, false)]).unwrap();
+    exchange(&a, &b);
 }
 
 #[test]

@@ -126,6 +126,13 @@ pub trait OuterTx: Send {
         fill: &mut dyn FnMut(&mut [TxSlot<'_>]),
     ) -> Sent;
 
+    /// Urges the kernel to take what it has accepted and not yet sent; true where something is
+    /// left. To be called before waiting, and again soon while it is true: nothing else would
+    /// send the last datagrams of a burst. Does no system call when nothing is left.
+    fn flush(&mut self) -> bool {
+        false
+    }
+
     /// What the driver is and does.
     fn info(&self) -> DriverInfo;
 

@@ -4,7 +4,7 @@
 //!
 //! | thread | owns | waits on |
 //! | --- | --- | --- |
-//! | `worker N` | its receive drivers, its send drivers, an [`engine::Worker`](crate::engine::Worker) | `poll` on the drivers and on its [`Waker`](wake::Waker) |
+//! | `worker N` | its receive drivers, its send drivers, an [`engine::Worker`](crate::engine::Worker) | epoll on the drivers and on its [`Waker`](wake::Waker) |
 //! | `control` | the [`Handshakes`](crate::engine::Handshakes) of all peers, a send driver of its own | its two channels and the next timer |
 //!
 //! Workers tell control through a bounded channel ([`mailbox`]); control tells workers by what it

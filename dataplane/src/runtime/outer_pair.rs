@@ -52,6 +52,11 @@ impl<A: OuterTx, B: OuterTx> OuterTx for OuterPair<A, B> {
         sent
     }
 
+    fn flush(&mut self) -> bool {
+        // Both, whatever the first one answers.
+        self.first.flush() | self.second.flush()
+    }
+
     fn info(&self) -> DriverInfo {
         let (first, second) = (self.first.info(), self.second.info());
         DriverInfo {

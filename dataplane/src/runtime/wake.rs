@@ -1,4 +1,4 @@
-//! Waking a worker that waits in `poll`.
+//! Waking a worker that waits in `epoll_wait`.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::io;
@@ -8,7 +8,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 
 /// An `eventfd` with a flag beside it, so that a busy worker learns of a wake-up without a
-/// system call and a sleeping one learns of it by `poll`.
+/// system call and a sleeping one learns of it by epoll.
 #[derive(Debug)]
 pub struct Waker {
     fd: OwnedFd,
@@ -42,7 +42,7 @@ impl Waker {
         self.pending.load(Ordering::Relaxed) && self.pending.swap(false, Ordering::AcqRel)
     }
 
-    /// Makes the descriptor unreadable again. To be called when `poll` found it readable, and
+    /// Makes the descriptor unreadable again. To be called when epoll found it readable, and
     /// *before* [`take`](Self::take): a wake-up in between then either is taken or leaves the
     /// descriptor readable.
     pub fn drain(&self) {

@@ -28,6 +28,10 @@ const DRIVER: u64 = 0;
 /// they wait for may be confirmed by a packet that another worker receives.
 const STAGED_POLL: Duration = Duration::from_millis(100);
 
+/// First sleep while the send driver holds datagrams that the kernel would not take yet; each
+/// further one is twice as long, up to [`STAGED_POLL`]: the interface may be down.
+const UNSENT_POLL: Duration = Duration::from_millis(1);
+
 /// Pause after a driver's error: long enough not to spin, short enough for an interface that
 /// is only down for a moment.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
@@ -93,6 +97,7 @@ impl WorkerThread {
             waker: Arc::clone(&waker),
             inbox,
             epoll,
+            unsent_pause: UNSENT_POLL,
             failures: 0,
         };
         let thread = thread::Builder::new()
@@ -161,6 +166,7 @@ struct Loop {
     waker: Arc<Waker>,
     inbox: Receiver<Request>,
     epoll: OwnedFd,
+    unsent_pause: Duration,
     failures: u64,
 }
 
@@ -225,9 +231,20 @@ impl Loop {
         }
     }
 
+    /// How long nothing need be done, whatever does not come; `None` is for ever.
+    fn longest_sleep(&mut self) -> Option<Duration> {
+        if self.ports.outer_tx.flush() {
+            let pause = self.unsent_pause;
+            self.unsent_pause = (pause * 2).min(STAGED_POLL);
+            return Some(pause);
+        }
+        self.unsent_pause = UNSENT_POLL;
+        self.engine.has_staged().then_some(STAGED_POLL)
+    }
+
     /// Waits for a driver or a wake-up.
     fn sleep(&mut self) {
-        let timeout = self.engine.has_staged().then(|| timespec(STAGED_POLL));
+        let timeout = self.longest_sleep().map(timespec);
         let mut events = [epoll::Event {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(DRIVER),
@@ -317,7 +334,7 @@ fn wait_set(ports: &Ports, waker: &Waker) -> io::Result<OwnedFd> {
 }
 
 fn timespec(span: Duration) -> Timespec {
-    // Both fit: the spans here are seconds.
+    // Both fit: the spans here are fractions of a second.
     Timespec {
         tv_sec: span.as_secs() as i64,
         tv_nsec: i64::from(span.subsec_nanos()),

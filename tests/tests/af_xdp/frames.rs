@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use ringspan::engine::port::OuterRx;
+use ringspan::engine::port::{OuterRx, OuterTx};
 use ringspan::io::xdp::{Mode, XdpConfig};
 use ringspan_tests::harness::{Suite, TestResult};
 use ringspan_tests::privilege::Need;

@@ -212,6 +212,10 @@ impl<D: OuterTx> OuterTx for FaultInjector<D> {
         }
     }
 
+    fn flush(&mut self) -> bool {
+        self.driver.flush()
+    }
+
     fn info(&self) -> DriverInfo {
         Self::describe(self.driver.info())
     }

@@ -136,6 +136,10 @@ impl<D: OuterTx> OuterTx for PcapTap<D> {
         })
     }
 
+    fn flush(&mut self) -> bool {
+        self.driver.flush()
+    }
+
     fn info(&self) -> DriverInfo {
         Self::describe(self.driver.info())
     }

@@ -164,14 +164,6 @@ impl XdpTx {
         self.handle.statistics().unwrap_or_default()
     }
 
-    /// Takes back what the kernel has sent, and has it send what is still in the TX ring. Each
-    /// [`send_batch`](OuterTx::send_batch) does so too: this is for when nothing more is to be
-    /// sent.
-    pub fn flush(&mut self) {
-        self.kick();
-        self.reap();
-    }
-
     /// Takes sent frames back.
     fn reap(&mut self) {
         let mut any = false;
@@ -431,6 +423,15 @@ impl OuterTx for XdpTx {
             accepted,
             dropped: requests.len() - accepted,
         }
+    }
+
+    /// Has the kernel send what is still in the TX ring (a full transmit queue, or a full send
+    /// buffer in copy mode, stops [`send_batch`](OuterTx::send_batch) half-way), and takes back
+    /// what it has sent.
+    fn flush(&mut self) -> bool {
+        self.kick();
+        self.reap();
+        self.tx.pending() != 0
     }
 
     fn info(&self) -> DriverInfo {

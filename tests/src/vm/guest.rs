@@ -123,10 +123,10 @@ impl Guest {
         self.request("shell", script)
     }
 
-    /// [`ping`] from the guest.
+    /// [`ping()`] from the guest.
     ///
     /// # Errors
-    /// Those of [`ping`], and silence of the guest.
+    /// Those of [`ping()`], and silence of the guest.
     pub fn ping(&self, to: IpAddr, options: ping::Options) -> io::Result<Pings> {
         let answer = self.request(
             "ping",

@@ -17,7 +17,7 @@ use crate::Result;
 use crate::interrupt::Interrupt;
 
 /// Bytes of one TCP connection; a new one follows until time is up.
-const CONNECTION: u64 = 8 << 20;
+const CONNECTION: u64 = 2 << 20;
 /// Datagrams of one UDP round.
 const ROUND: u64 = 256;
 /// UDP payload, in bytes.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::control::{Control, PeerStatus};
+use crate::control::{Control, Manager, PeerStatus, Source, SourceStatus};
 use crate::crypto::{PrivateKey, PublicKey};
 use crate::engine::Totals;
 use crate::engine::handshakes::Statistics;
@@ -44,7 +44,9 @@ pub const DEFAULT_PORT: u16 = 51820;
 /// Dropping it shuts it down too, without the report.
 #[derive(Debug)]
 pub struct Dataplane {
-    control: Control,
+    // First: its threads use what follows, and end when it is dropped.
+    manager: Manager,
+    control: Arc<Control>,
     node: Arc<Node>,
     listen_port: u16,
     interface: Option<String>,
@@ -55,7 +57,7 @@ impl Dataplane {
     /// Begins a node with this identity.
     #[must_use]
     pub fn builder(private_key: PrivateKey) -> Builder {
-        Builder(NodeWishes {
+        let wishes = NodeWishes {
             private_key,
             listen_port: DEFAULT_PORT,
             fwmark: None,
@@ -63,7 +65,11 @@ impl Dataplane {
             inner: None,
             workers: None,
             pin: false,
-        })
+        };
+        Builder {
+            wishes,
+            sources: Vec::new(),
+        }
     }
 
     /// Changes peers.
@@ -76,6 +82,12 @@ impl Dataplane {
     #[must_use]
     pub fn statuses(&self) -> Vec<PeerStatus> {
         self.control.statuses()
+    }
+
+    /// Where peers come from besides [`Dataplane::control`], with what each source last said.
+    #[must_use]
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        self.manager.statuses()
     }
 
     /// The drivers in use, with their modes and counters.
@@ -131,23 +143,33 @@ impl Dataplane {
     /// # Errors
     /// Where something could not be undone, or a thread had panicked.
     pub fn shutdown(self) -> Result<(), NodeError> {
-        let Self { control, node, .. } = self;
+        let Self {
+            manager,
+            control,
+            node,
+            ..
+        } = self;
+        drop(manager);
         drop(control);
-        // Nobody else has a handle by now: `Control` cannot be cloned or outlive its borrow.
+        // Nobody else has a handle by now: the manager's threads have ended, and no caller's
+        // borrow outlives this.
         Arc::into_inner(node).map_or(Ok(()), |mut node| node.stop())
     }
 }
 
 /// A node to be started. See [`Dataplane::builder`].
 #[derive(Debug)]
-pub struct Builder(NodeWishes);
+pub struct Builder {
+    wishes: NodeWishes,
+    sources: Vec<Box<dyn Source>>,
+}
 
 impl Builder {
     /// The UDP port, IPv4 and IPv6 alike; 0 has the kernel choose. Default:
     /// [`DEFAULT_PORT`].
     #[must_use]
     pub fn listen_port(mut self, port: u16) -> Self {
-        self.0.listen_port = port;
+        self.wishes.listen_port = port;
         self
     }
 
@@ -155,21 +177,21 @@ impl Builder {
     /// looked up under it.
     #[must_use]
     pub fn fwmark(mut self, mark: u32) -> Self {
-        self.0.fwmark = Some(mark);
+        self.wishes.fwmark = Some(mark);
         self
     }
 
     /// Where encrypted datagrams come from and go to. Default: [`Outer::udp`].
     #[must_use]
     pub fn outer(mut self, outer: Outer) -> Self {
-        self.0.outer = outer;
+        self.wishes.outer = outer;
         self
     }
 
     /// Where plain packets come from and go to. Must be given.
     #[must_use]
     pub fn inner(mut self, inner: Inner) -> Self {
-        self.0.inner = Some(inner);
+        self.wishes.inner = Some(inner);
         self
     }
 
@@ -177,14 +199,22 @@ impl Builder {
     /// one without AF_XDP.
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
-        self.0.workers = Some(count);
+        self.wishes.workers = Some(count);
         self
     }
 
     /// Pins worker *n* to CPU *n*. Default: not.
     #[must_use]
     pub fn pin(mut self, pin: bool) -> Self {
-        self.0.pin = pin;
+        self.wishes.pin = pin;
+        self
+    }
+
+    /// Has peers come from `source` too, for as long as the node runs. Of specs in conflict those
+    /// of the API win, then those of the source that was added first.
+    #[must_use]
+    pub fn source(mut self, source: impl Source + 'static) -> Self {
+        self.sources.push(Box::new(source));
         self
     }
 
@@ -193,10 +223,13 @@ impl Builder {
     /// # Errors
     /// [`StartError`] names what could not be had and the way out. Nothing is left behind.
     pub fn start(self) -> Result<Dataplane, StartError> {
-        let ready = setup::start(self.0)?;
+        let ready = setup::start(self.wishes)?;
         let node = Arc::new(ready.node);
+        let control = Arc::new(Control::new(Arc::clone(&node)));
+        let manager = Manager::start(&control, self.sources).map_err(NodeError::from)?;
         Ok(Dataplane {
-            control: Control::new(Arc::clone(&node)),
+            manager,
+            control,
             node,
             listen_port: ready.listen_port,
             interface: ready.interface,

@@ -189,6 +189,12 @@ impl<'a> Node<'a> {
         self.value.is_null()
     }
 
+    /// Whether there is a field of this name, be it null.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.value.get(name).is_some()
+    }
+
     /// Whether it has fields.
     #[must_use]
     pub fn is_object(&self) -> bool {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
+use tracing::debug;
 
 use crate::crypto::PublicKey;
 use crate::engine::handshakes::{AddPeerError, PeerConfig};
@@ -16,7 +17,10 @@ use crate::runtime::control_thread::Stopped;
 use crate::runtime::node::Node;
 use crate::time::Instant;
 
+use super::kubespan::LocalEndpoints;
+use super::kubespan::rotation::{Rotation, Seen};
 use super::plan::{Applied, Plan};
+use super::source::merge;
 use super::spec::{PeerSpec, RejectReason};
 use super::status::{PeerState, PeerStatus};
 
@@ -26,7 +30,19 @@ use super::status::{PeerState, PeerStatus};
 pub struct Control {
     own: PublicKey,
     node: Arc<Node>,
-    registry: Mutex<BTreeMap<PublicKey, Running>>,
+    clock: fn() -> Instant,
+    registry: Mutex<Registry>,
+}
+
+/// The source that [`Control::apply`] is.
+const API: usize = 0;
+
+#[derive(Debug, Default)]
+struct Registry {
+    peers: BTreeMap<PublicKey, Running>,
+    /// What each source wants, by its number.
+    wanted: BTreeMap<usize, Vec<PeerSpec>>,
+    local: LocalEndpoints,
 }
 
 type Rejection = (PublicKey, RejectReason);
@@ -36,7 +52,7 @@ type Rejection = (PublicKey, RejectReason);
 struct Running {
     spec: PeerSpec,
     peer: Arc<Peer>,
-    chosen: Option<(SocketAddr, Instant)>,
+    rotation: Rotation,
 }
 
 impl Control {
@@ -44,6 +60,7 @@ impl Control {
         Self {
             own: *node.public_key(),
             node,
+            clock: monotonic,
             registry: Mutex::default(),
         }
     }
@@ -62,16 +79,45 @@ impl Control {
     ///
     /// All prefixes change in one step: no packet sees half of a new set.
     ///
+    /// Where the node has other [`Source`](super::Source)s, `specs` are the API's share: those of
+    /// the others stay, and of specs in conflict the API's win.
+    ///
     /// # Errors
     /// [`Stopped`] where the node was shut down.
     pub fn apply(&self, specs: &[PeerSpec]) -> Result<Applied, Stopped> {
+        self.apply_from(API, specs.to_vec())
+    }
+
+    /// [`Control::apply`] for the source with this number; the API has 0. Lower numbers win.
+    pub(crate) fn apply_from(
+        &self,
+        source: usize,
+        specs: Vec<PeerSpec>,
+    ) -> Result<Applied, Stopped> {
         let mut registry = self.registry();
-        let running = registry
+        registry.wanted.insert(source, specs);
+        let Registry {
+            peers,
+            wanted,
+            local,
+        } = &mut *registry;
+        let specs = merge(wanted.values().map(Vec::as_slice));
+        self.run(peers, local, &specs)
+    }
+
+    fn run(
+        &self,
+        peers: &mut BTreeMap<PublicKey, Running>,
+        local: &LocalEndpoints,
+        specs: &[PeerSpec],
+    ) -> Result<Applied, Stopped> {
+        let now = (self.clock)();
+        let running = peers
             .iter()
             .map(|(key, running)| (*key, running.spec.clone()))
             .collect();
         let plan = Plan::new(&self.own, &running, specs);
-        let (new, refused) = self.introduce(plan.add, &plan.change)?;
+        let (new, refused) = self.introduce(plan.add, &plan.change, local)?;
 
         let mut applied = Applied {
             added: new.len(),
@@ -84,24 +130,27 @@ impl Control {
 
         let mut moves = Moves::default();
         for key in &plan.remove {
-            if let Some(gone) = registry.remove(key) {
+            if let Some(gone) = peers.remove(key) {
                 moves.take(&gone);
             }
         }
+        let mut renew = Vec::new();
         for spec in plan.change {
-            if let Some(running) = registry.get_mut(&spec.public_key) {
+            if let Some(running) = peers.get_mut(&spec.public_key) {
                 moves.change(running, &spec.allowed_ips);
-                running.change(spec);
+                if running.change(spec, now, local) {
+                    renew.push(running.spec.public_key);
+                }
             }
         }
         for running in new {
             moves.give(&running);
-            registry.insert(running.spec.public_key, running);
+            peers.insert(running.spec.public_key, running);
         }
         // A peer whose new spec was refused stays, but not with what another has taken over: it
         // must be seen to lack that when the next set gives it back.
         for (key, _) in &applied.rejected {
-            if let Some(stays) = registry.get_mut(key) {
+            if let Some(stays) = peers.get_mut(key) {
                 stays
                     .spec
                     .allowed_ips
@@ -112,26 +161,83 @@ impl Control {
 
         // Only now: until the prefixes were gone, workers could still meet the peer.
         let remove = plan.remove;
-        self.node.control().run(move |handshakes, _, _| {
+        self.node.control().run(move |handshakes, now, out| {
             for key in &remove {
                 handshakes.remove_peer(key);
+            }
+            for key in &renew {
+                handshakes.renew(now, key, out);
             }
         })?;
         self.node.wake_workers();
         Ok(applied)
     }
 
+    /// Gives the next endpoint its turn, at each peer where that is due; tells at how many. The
+    /// node calls this every second.
+    ///
+    /// # Errors
+    /// [`Stopped`] where the node was shut down.
+    pub fn tick(&self) -> Result<usize, Stopped> {
+        let now = (self.clock)();
+        let mut registry = self.registry();
+        let Registry { peers, local, .. } = &mut *registry;
+        // Most have one endpoint and are there: nothing to ask the control thread for.
+        let movable: Vec<PublicKey> = peers
+            .iter_mut()
+            .filter_map(|(key, running)| running.has_choice(local).then_some(*key))
+            .collect();
+        if movable.is_empty() {
+            return Ok(0);
+        }
+        let (movable, initiating) = self.node.control().run(move |handshakes, _, _| {
+            let initiating: Vec<bool> = movable
+                .iter()
+                .map(|key| handshakes.is_initiating(key))
+                .collect();
+            (movable, initiating)
+        })?;
+
+        let (mut moved, mut renew) = (0, Vec::new());
+        for (key, initiating) in movable.iter().zip(initiating) {
+            let Some(running) = peers.get_mut(key) else {
+                continue;
+            };
+            if let Some(next) = running.advance(now, local, initiating) {
+                debug!("peer {key}: trying {next}");
+                moved += 1;
+                if running.is_standing() {
+                    renew.push(*key);
+                }
+            }
+        }
+        if !renew.is_empty() {
+            self.node.control().run(move |handshakes, now, out| {
+                for key in &renew {
+                    handshakes.renew(now, key, out);
+                }
+            })?;
+        }
+        Ok(moved)
+    }
+
+    /// Restricts which endpoints of peers are tried. A peer that is up stays where it is.
+    pub fn set_local_endpoints(&self, local: LocalEndpoints) {
+        self.registry().local = local;
+    }
+
     /// Every peer as it is now, in the order of their keys.
     #[must_use]
     pub fn statuses(&self) -> Vec<PeerStatus> {
-        let now = monotonic();
+        let now = (self.clock)();
         self.registry()
+            .peers
             .values()
             .map(|running| running.status(now))
             .collect()
     }
 
-    fn registry(&self) -> MutexGuard<'_, BTreeMap<PublicKey, Running>> {
+    fn registry(&self) -> MutexGuard<'_, Registry> {
         // A caller that panicked in between left whole entries behind.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,8 +247,13 @@ impl Control {
         &self,
         add: Vec<PeerSpec>,
         change: &[PeerSpec],
+        local: &LocalEndpoints,
     ) -> Result<(Vec<Running>, Vec<Rejection>), Stopped> {
-        let new: Vec<Running> = add.into_iter().map(Running::new).collect();
+        let now = (self.clock)();
+        let new: Vec<Running> = add
+            .into_iter()
+            .map(|spec| Running::new(spec, now, local))
+            .collect();
         let added: Vec<(Arc<Peer>, PeerConfig)> = new
             .iter()
             .map(|running| (Arc::clone(&running.peer), config(&running.spec)))
@@ -223,31 +334,78 @@ impl Moves {
 }
 
 impl Running {
-    fn new(spec: PeerSpec) -> Self {
+    fn new(spec: PeerSpec, now: Instant, local: &LocalEndpoints) -> Self {
         let mut running = Self {
             peer: Arc::new(Peer::new(spec.public_key)),
-            chosen: None,
+            rotation: Rotation::default(),
             spec,
         };
-        running.choose();
+        running.advance(now, local, false);
         running
     }
 
-    fn change(&mut self, spec: PeerSpec) {
+    /// Takes a new spec; true where a handshake with another endpoint is due.
+    fn change(&mut self, spec: PeerSpec, now: Instant, local: &LocalEndpoints) -> bool {
         let moved = spec.endpoints != self.spec.endpoints;
         self.spec = spec;
-        // A peer that answers where it is keeps its endpoint, listed or not.
-        if moved && self.status(monotonic()).state != PeerState::Up {
-            self.choose();
+        let endpoints = local.admitted(&self.spec.endpoints);
+        let last = self.rotation.last_used();
+        // A peer that answers where it is keeps its endpoint, listed or not; one that is being
+        // tried where it is still listed has the rest of its time.
+        let keeps =
+            self.state(now) == PeerState::Up || last.is_some_and(|last| endpoints.contains(&last));
+        match self.rotation.next(&endpoints, self.active()) {
+            Some(next) if moved && !keeps => {
+                self.rotation.choose(now, next);
+                self.peer.set_endpoint(Endpoint::from(next));
+                self.is_standing()
+            }
+            _ => false,
         }
     }
 
-    /// Tries the first endpoint listed.
-    fn choose(&mut self) {
-        if let Some(&remote) = self.spec.endpoints.first() {
-            self.peer.set_endpoint(Endpoint::from(remote));
-            self.chosen = Some((remote, monotonic()));
+    /// Gives the next endpoint its turn if that is due; tells which.
+    fn advance(
+        &mut self,
+        now: Instant,
+        local: &LocalEndpoints,
+        initiating: bool,
+    ) -> Option<SocketAddr> {
+        let seen = Seen {
+            endpoints: &local.admitted(&self.spec.endpoints),
+            active: self.active(),
+            last_handshake: self.peer.last_handshake.load(),
+            standing: self.is_standing(),
+            initiating,
+        };
+        let next = self.rotation.advance(now, &seen);
+        if let Some(next) = next {
+            self.peer.set_endpoint(Endpoint::from(next));
         }
+        next
+    }
+
+    /// Whether there is another endpoint to try.
+    fn has_choice(&mut self, local: &LocalEndpoints) -> bool {
+        let endpoints = local.admitted(&self.spec.endpoints);
+        let choice = self.rotation.next(&endpoints, self.active()).is_some();
+        if !choice {
+            self.rotation.rest();
+        }
+        choice
+    }
+
+    fn active(&self) -> Option<SocketAddr> {
+        self.peer.endpoint().map(|endpoint| endpoint.remote)
+    }
+
+    /// Whether the peer is to have a session at all times.
+    fn is_standing(&self) -> bool {
+        self.spec.persistent_keepalive.is_some()
+    }
+
+    fn state(&self, now: Instant) -> PeerState {
+        self.rotation.state(now, self.peer.last_handshake.load())
     }
 
     fn prefixes(&self) -> impl Iterator<Item = (Arc<Peer>, IpNet)> + '_ {
@@ -258,21 +416,24 @@ impl Running {
     }
 
     fn status(&self, now: Instant) -> PeerStatus {
-        let Self { spec, peer, chosen } = self;
-        let last_handshake = peer.last_handshake.load().map(|at| now.since(at));
-        let last_endpoint_change = chosen.map(|(_, at)| now.since(at));
+        let Self {
+            spec,
+            peer,
+            rotation,
+        } = self;
+        let last_handshake = peer.last_handshake.load();
         PeerStatus {
             public_key: spec.public_key,
             label: spec.label.clone(),
-            endpoint: peer.endpoint().map(|endpoint| endpoint.remote),
-            state: PeerState::assess(last_endpoint_change, last_handshake),
+            endpoint: self.active(),
+            state: self.state(now),
             receive_bytes: peer.counters.rx_bytes.load(Relaxed),
             transmit_bytes: peer.counters.tx_bytes.load(Relaxed),
             receive_packets: peer.counters.rx_packets.load(Relaxed),
             transmit_packets: peer.counters.tx_packets.load(Relaxed),
-            last_handshake,
-            last_used_endpoint: chosen.map(|(remote, _)| remote),
-            last_endpoint_change,
+            last_handshake: last_handshake.map(|at| now.since(at)),
+            last_used_endpoint: rotation.last_used(),
+            last_endpoint_change: rotation.last_change().map(|at| now.since(at)),
             allowed_ips: spec.allowed_ips.clone(),
             has_preshared_key: spec.preshared_key.is_some(),
             persistent_keepalive: spec.persistent_keepalive.map(NonZeroU16::get),
@@ -295,3 +456,6 @@ fn reject_reason(error: &AddPeerError, key: PublicKey) -> RejectReason {
         _ => RejectReason::UnusableKey(key),
     }
 }
+
+#[cfg(test)]
+mod tests;

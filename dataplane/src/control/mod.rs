@@ -3,13 +3,18 @@
 pub mod documents;
 pub mod handle;
 pub mod kubespan;
+mod manager;
 pub mod plan;
+pub mod source;
 pub mod spec;
 pub mod status;
 #[cfg(test)]
 mod testing;
 
 pub use handle::Control;
+pub(crate) use manager::Manager;
+pub use manager::SourceStatus;
 pub use plan::{Applied, Plan};
+pub use source::{Feed, FileSource, Source};
 pub use spec::{PeerSpec, RejectReason};
 pub use status::{PeerState, PeerStatus};

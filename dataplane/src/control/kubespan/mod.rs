@@ -17,6 +17,8 @@ pub mod peer_spec;
 pub mod ranges;
 pub mod rotation;
 pub mod routing;
+#[cfg(test)]
+mod simulated;
 pub mod ula;
 #[cfg(test)]
 mod vectors;

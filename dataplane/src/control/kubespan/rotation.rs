@@ -75,6 +75,11 @@ impl Rotation {
         self.chosen = Some((endpoint, now));
     }
 
+    /// Forgets how long handshakes have been tried: nobody looks any more.
+    pub fn rest(&mut self) {
+        self.trying = None;
+    }
+
     /// Chooses the next endpoint where that is due; tells which. To be called every second or so.
     pub fn advance(&mut self, now: Instant, seen: &Seen<'_>) -> Option<SocketAddr> {
         self.trying = match self.trying {

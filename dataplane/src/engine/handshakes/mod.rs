@@ -310,6 +310,13 @@ impl Handshakes {
         self.leave(peer);
     }
 
+    /// Whether a handshake with `peer` is being tried and has not been answered yet.
+    #[must_use]
+    pub fn is_initiating(&self, peer: &PublicKey) -> bool {
+        let state = self.peers.get(peer);
+        state.is_some_and(|state| state.timers.is_initiating())
+    }
+
     /// Runs all timers that are due, and returns when to call this next.
     pub fn tick(&mut self, now: Now, out: Sink<'_>) -> Instant {
         if self.schedule.begin_scan(now.monotonic) {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::control::{Control, Manager, PeerStatus, Source, SourceStatus};
+use crate::control::uapi::Device;
+use crate::control::{
+    ChangeError, Control, DeviceChange, DeviceState, Manager, PeerStatus, Source, SourceStatus,
+};
 use crate::crypto::{PrivateKey, PublicKey};
 use crate::engine::Totals;
 use crate::engine::handshakes::Statistics;
@@ -48,7 +51,6 @@ pub struct Dataplane {
     manager: Manager,
     control: Arc<Control>,
     node: Arc<Node>,
-    listen_port: u16,
     interface: Option<String>,
     notes: Vec<String>,
 }
@@ -58,7 +60,7 @@ impl Dataplane {
     #[must_use]
     pub fn builder(private_key: PrivateKey) -> Builder {
         let wishes = NodeWishes {
-            private_key,
+            private_key: Some(private_key),
             listen_port: DEFAULT_PORT,
             fwmark: None,
             outer: Outer::udp(),
@@ -70,6 +72,15 @@ impl Dataplane {
             wishes,
             sources: Vec::new(),
         }
+    }
+
+    /// Begins a node without an identity: it reaches nobody until [`Control::configure`] gives it
+    /// a private key. (Until then it has a random one, which is never shown.)
+    #[must_use]
+    pub fn without_identity() -> Builder {
+        let mut builder = Self::builder([0; 32].into());
+        builder.wishes.private_key = None;
+        builder
     }
 
     /// Changes peers.
@@ -114,10 +125,10 @@ impl Dataplane {
             .collect()
     }
 
-    /// The UDP port that is bound: the one asked for, or the one that the kernel chose for 0.
+    /// The UDP port that is bound: the one asked for last, or the one that the kernel chose for 0.
     #[must_use]
     pub fn listen_port(&self) -> u16 {
-        self.listen_port
+        self.control.listen_port()
     }
 
     /// The TUN interface, if there is one.
@@ -128,7 +139,7 @@ impl Dataplane {
 
     /// This node's identity.
     #[must_use]
-    pub fn public_key(&self) -> &PublicKey {
+    pub fn public_key(&self) -> PublicKey {
         self.control.public_key()
     }
 
@@ -154,6 +165,17 @@ impl Dataplane {
         // Nobody else has a handle by now: the manager's threads have ended, and no caller's
         // borrow outlives this.
         Arc::into_inner(node).map_or(Ok(()), |mut node| node.stop())
+    }
+}
+
+/// What [`UapiServer`](crate::control::uapi::UapiServer) serves.
+impl Device for Dataplane {
+    fn state(&self) -> DeviceState {
+        self.control.device()
+    }
+
+    fn change(&self, change: DeviceChange) -> Result<(), ChangeError> {
+        self.control.configure(change)
     }
 }
 
@@ -225,13 +247,12 @@ impl Builder {
     pub fn start(self) -> Result<Dataplane, StartError> {
         let ready = setup::start(self.wishes)?;
         let node = Arc::new(ready.node);
-        let control = Arc::new(Control::new(Arc::clone(&node)));
+        let control = Arc::new(Control::new(Arc::clone(&node), ready.has_identity));
         let manager = Manager::start(&control, self.sources).map_err(NodeError::from)?;
         Ok(Dataplane {
             manager,
             control,
             node,
-            listen_port: ready.listen_port,
             interface: ready.interface,
             notes: ready.notes,
         })

@@ -84,7 +84,7 @@ fn spec(of: &Node, byte: u8, endpoint: bool) -> PeerSpec {
         endpoints: endpoint.then_some(of.address).into_iter().collect(),
         allowed_ips: vec![format!("10.0.0.{byte}/32").parse().unwrap()],
         label: format!("node {byte}"),
-        ..PeerSpec::new(*of.plane.public_key())
+        ..PeerSpec::new(of.plane.public_key())
     }
 }
 
@@ -205,7 +205,7 @@ fn two_nodes_talk_over_udp() {
 fn a_bad_spec_is_refused_alone() {
     let node = on_loopback(1);
     let other = PublicKey::from([9; 32]);
-    let own = *node.plane.public_key();
+    let own = node.plane.public_key();
     let low_order = PublicKey::from([0; 32]);
     let specs = [
         PeerSpec::new(own),

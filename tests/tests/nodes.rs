@@ -99,7 +99,7 @@ impl Node {
                 self.plane.listen_port(),
             )],
             allowed_ips: self.inner.map(IpNet::from).to_vec(),
-            ..PeerSpec::new(*self.plane.public_key())
+            ..PeerSpec::new(self.plane.public_key())
         }
     }
 }

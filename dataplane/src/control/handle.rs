@@ -3,13 +3,14 @@
 use core::net::SocketAddr;
 use core::num::NonZeroU16;
 use core::sync::atomic::Ordering::Relaxed;
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use tracing::debug;
 
-use crate::crypto::PublicKey;
+use crate::crypto::{PrivateKey, PublicKey};
 use crate::engine::handshakes::{AddPeerError, PeerConfig};
 use crate::mesh::{Endpoint, Peer, TableUpdate};
 use crate::runtime::clock::monotonic;
@@ -28,18 +29,30 @@ use super::status::{PeerState, PeerStatus};
 /// something wait for each other, workers wait for none.
 #[derive(Debug)]
 pub struct Control {
-    own: PublicKey,
-    node: Arc<Node>,
-    clock: fn() -> Instant,
+    pub(super) node: Arc<Node>,
+    pub(super) clock: fn() -> Instant,
     registry: Mutex<Registry>,
+    /// Locked after the registry, if both are.
+    identity: Mutex<Identity>,
+}
+
+/// This node's keys.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) public_key: PublicKey,
+    /// `None` where nobody has set one.
+    pub(super) private_key: Option<PrivateKey>,
 }
 
 /// The source that [`Control::apply`] is.
 const API: usize = 0;
 
+/// The peers that run.
+pub(super) type Peers = BTreeMap<PublicKey, Running>;
+
 #[derive(Debug, Default)]
-struct Registry {
-    peers: BTreeMap<PublicKey, Running>,
+pub(super) struct Registry {
+    pub(super) peers: Peers,
     /// What each source wants, by its number.
     wanted: BTreeMap<usize, Vec<PeerSpec>>,
     local: LocalEndpoints,
@@ -49,26 +62,46 @@ type Rejection = (PublicKey, RejectReason);
 
 /// A peer that runs.
 #[derive(Debug)]
-struct Running {
-    spec: PeerSpec,
-    peer: Arc<Peer>,
-    rotation: Rotation,
+pub(super) struct Running {
+    pub(super) spec: PeerSpec,
+    pub(super) peer: Arc<Peer>,
+    pub(super) rotation: Rotation,
+    /// The last handshake shown, with the wall clock's time for it: shown the same again.
+    pub(super) handshake_shown: Option<(Instant, Duration)>,
 }
 
 impl Control {
-    pub(crate) fn new(node: Arc<Node>) -> Self {
+    /// `has_identity`: somebody chose the node's key.
+    pub(crate) fn new(node: Arc<Node>, has_identity: bool) -> Self {
+        let (private_key, public_key) = node.identity();
+        let identity = Identity {
+            public_key: *public_key,
+            private_key: has_identity.then(|| private_key.clone()),
+        };
         Self {
-            own: *node.public_key(),
             node,
             clock: monotonic,
             registry: Mutex::default(),
+            identity: Mutex::new(identity),
         }
     }
 
     /// This node's identity.
     #[must_use]
-    pub fn public_key(&self) -> &PublicKey {
-        &self.own
+    pub fn public_key(&self) -> PublicKey {
+        self.identity().public_key
+    }
+
+    /// The mark of outer packets (`SO_MARK`); 0 for none.
+    #[must_use]
+    pub fn fwmark(&self) -> u32 {
+        self.node.outer().fwmark()
+    }
+
+    /// The UDP port that is bound.
+    #[must_use]
+    pub fn listen_port(&self) -> u16 {
+        self.node.outer().listen_port()
     }
 
     /// Makes `specs` the whole set of peers. Only differences touch what runs: a peer that did
@@ -116,7 +149,7 @@ impl Control {
             .iter()
             .map(|(key, running)| (*key, running.spec.clone()))
             .collect();
-        let plan = Plan::new(&self.own, &running, specs);
+        let plan = Plan::new(&self.public_key(), &running, specs);
         let (new, refused) = self.introduce(plan.add, &plan.change, local)?;
 
         let mut applied = Applied {
@@ -237,7 +270,11 @@ impl Control {
             .collect()
     }
 
-    fn registry(&self) -> MutexGuard<'_, Registry> {
+    pub(super) fn identity(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
         // A caller that panicked in between left whole entries behind.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -334,12 +371,18 @@ impl Moves {
 }
 
 impl Running {
-    fn new(spec: PeerSpec, now: Instant, local: &LocalEndpoints) -> Self {
-        let mut running = Self {
+    /// One that has no endpoint yet.
+    pub(super) fn idle(spec: PeerSpec) -> Self {
+        Self {
             peer: Arc::new(Peer::new(spec.public_key)),
             rotation: Rotation::default(),
+            handshake_shown: None,
             spec,
-        };
+        }
+    }
+
+    fn new(spec: PeerSpec, now: Instant, local: &LocalEndpoints) -> Self {
+        let mut running = Self::idle(spec);
         running.advance(now, local, false);
         running
     }
@@ -420,6 +463,7 @@ impl Running {
             spec,
             peer,
             rotation,
+            ..
         } = self;
         let last_handshake = peer.last_handshake.load();
         PeerStatus {

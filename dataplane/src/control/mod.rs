@@ -1,5 +1,6 @@
 //! Floor 8: peer specs in, table generations out; statuses of what runs.
 
+pub mod device;
 pub mod documents;
 pub mod handle;
 pub mod kubespan;
@@ -10,7 +11,11 @@ pub mod spec;
 pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod uapi;
 
+pub use device::{
+    AllowedIpChange, ChangeError, DeviceChange, DeviceState, PeerChange, PeerSettings,
+};
 pub use handle::Control;
 pub(crate) use manager::Manager;
 pub use manager::SourceStatus;

@@ -5,6 +5,7 @@ use core::str::FromStr;
 use std::sync::OnceLock;
 
 use aws_lc_rs::aead::{CHACHA20_POLY1305, LessSafeKey, UnboundKey};
+use super::random::{NoRandomness, OsRandom, Random as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -153,6 +154,18 @@ secret_key! {
 secret_key! {
     /// A preshared key (WireGuard paper §5.2). All zero is "none".
     PresharedKey
+}
+
+impl PrivateKey {
+    /// A new key.
+    ///
+    /// # Errors
+    /// [`NoRandomness`] where the kernel has none.
+    pub fn random() -> Result<Self, NoRandomness> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        OsRandom.fill(&mut bytes[..])?;
+        Ok(Self(*bytes))
+    }
 }
 
 impl FromStr for PrivateKey {

@@ -53,6 +53,10 @@ impl Staged {
                 peer: Arc::clone(peer),
                 packets: VecDeque::new(),
             });
+        if !Arc::ptr_eq(&queue.peer, peer) {
+            // Removed and added again meanwhile: the old one will never have a session.
+            queue.peer = Arc::clone(peer);
+        }
         let mut dropped = 0;
         while queue.packets.len() >= MAX_STAGED_PACKETS
             || self.bytes + data.len() > MAX_STAGED_BYTES
@@ -139,6 +143,16 @@ mod tests {
         assert!(!staged.holds(small.public_key()));
         assert_eq!(staged.push(Instant::ZERO, &big, &[1], Ecn::NotEct), 1);
         assert_eq!(staged.push(Instant::ZERO, &small, &[1], Ecn::NotEct), 0);
+    }
+
+    /// What waits for a peer that was removed and added again goes out with the new one's session.
+    #[test]
+    fn a_peer_added_again_takes_its_packets_over() {
+        let (mut staged, old, new) = (Staged::default(), peer(1), peer(1));
+        staged.push(Instant::ZERO, &old, &[1], Ecn::NotEct);
+        staged.push(Instant::ZERO, &new, &[2], Ecn::NotEct);
+        assert!(staged.peers().all(|peer| Arc::ptr_eq(peer, &new)));
+        assert_eq!(staged.take(new.public_key()).unwrap().packets.len(), 2);
     }
 
     #[test]

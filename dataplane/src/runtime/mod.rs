@@ -15,6 +15,7 @@ pub mod control_thread;
 pub mod mailbox;
 pub mod node;
 pub mod outer_pair;
+pub mod outer_settings;
 pub mod paths;
 pub mod setup;
 pub mod wake;

@@ -1,6 +1,5 @@
 //! A running node: one control thread, its workers, and the tables between them.
 
-use std::any::Any;
 use std::io;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use crate::mesh::Mesh;
 
 use super::control_thread::ControlThread;
 use super::mailbox::{Mailbox, mailbox};
+use super::outer_settings::{OuterError, OuterSettings};
 use super::worker::{DriverReport, Ports, WorkerThread};
 
 /// What a node is made of, once its drivers are open.
@@ -26,9 +26,8 @@ pub struct Parts {
     pub pin: bool,
     /// Sends the handshakes.
     pub control_tx: Box<dyn OuterTx>,
-    /// What must outlive the drivers: the XDP program, the resolver. Dropped after them, in
-    /// order.
-    pub attachments: Vec<Box<dyn Any + Send + Sync>>,
+    /// What reaches the drivers' settings, and must outlive them: the XDP program, the resolver.
+    pub outer: OuterSettings,
 }
 
 impl core::fmt::Debug for Parts {
@@ -63,14 +62,15 @@ pub enum NodeError {
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
-    // The order is that of dropping: threads before tables, drivers before attachments.
+    // The order is that of dropping: threads before tables, drivers before what they stand on.
     control: ControlThread,
     workers: Vec<WorkerThread>,
     counters: Vec<Arc<WorkerCounters>>,
     mailbox: Mailbox,
     mesh: Arc<Mesh>,
+    private_key: PrivateKey,
     public_key: PublicKey,
-    attachments: Vec<Box<dyn Any + Send + Sync>>,
+    outer: OuterSettings,
 }
 
 impl Node {
@@ -85,7 +85,7 @@ impl Node {
             workers: ports,
             pin,
             control_tx,
-            attachments,
+            outer,
         } = parts;
         let aead = crypto::backend()?;
         let mesh = Arc::new(Mesh::default());
@@ -107,20 +107,35 @@ impl Node {
         let wakers = workers.iter().map(WorkerThread::waker).collect();
         let control = ControlThread::start(handshakes, mail, control_tx, wakers)?;
         Ok(Self {
+            private_key,
+            public_key,
             control,
             workers,
             counters,
             mailbox,
             mesh,
-            public_key,
-            attachments,
+            outer,
         })
     }
 
-    /// The node's identity.
+    /// The identity that the node was started with, and its public half.
     #[must_use]
-    pub fn public_key(&self) -> &PublicKey {
-        &self.public_key
+    pub fn identity(&self) -> (&PrivateKey, &PublicKey) {
+        (&self.private_key, &self.public_key)
+    }
+
+    /// What can be changed of the outer side.
+    #[must_use]
+    pub fn outer(&self) -> &OuterSettings {
+        &self.outer
+    }
+
+    /// Moves to another UDP port; 0 has the kernel choose.
+    ///
+    /// # Errors
+    /// [`OuterError`]. When the port is not to be had, nothing has changed.
+    pub fn set_listen_port(&self, port: u16) -> Result<(), OuterError> {
+        self.outer.set_listen_port(port, &self.workers)
     }
 
     /// The tables that workers read.
@@ -174,7 +189,7 @@ impl Node {
         if !self.control.stop() && outcome.is_ok() {
             outcome = Err(NodeError::Panicked("control".to_owned()));
         }
-        self.attachments.clear();
+        self.outer = OuterSettings::default();
         outcome
     }
 }

@@ -1,10 +1,11 @@
 //! From wishes to open drivers: probing, falling back, saying why.
 
-use std::any::Any;
 use std::io;
 
 use tracing::warn;
 
+use crate::crypto::PrivateKey;
+use crate::engine::handshakes::IdentityError;
 use crate::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx};
 use crate::io::tun::{OpenError, Tun, TunConfig};
 use crate::io::udp::{BindError, UdpConfig, UdpPort};
@@ -12,6 +13,7 @@ use crate::io::xdp::XdpError;
 use crate::io::xdp::program::LoadError;
 
 use super::node::{Node, NodeError, Parts};
+use super::outer_settings::OuterSettings;
 use super::wishes::{CustomOuter, Inner, InnerWish, MIN_MTU, NodeWishes, Outer, OuterWish};
 use super::worker::Ports;
 
@@ -79,7 +81,8 @@ pub enum StartError {
 /// A started node and what is known of its drivers.
 pub(crate) struct Ready {
     pub(crate) node: Node,
-    pub(crate) listen_port: u16,
+    /// Whether the identity is the caller's.
+    pub(crate) has_identity: bool,
     pub(crate) interface: Option<String>,
     pub(crate) notes: Vec<String>,
 }
@@ -118,17 +121,24 @@ pub(crate) fn start(wishes: NodeWishes) -> Result<Ready, StartError> {
     for note in &outer.notes {
         warn!("{note}");
     }
+    let has_identity = private_key.is_some();
+    let private_key = match private_key {
+        Some(key) => key,
+        None => {
+            PrivateKey::random().map_err(|error| NodeError::from(IdentityError::from(error)))?
+        }
+    };
     let parts = Parts {
         private_key,
         mtu,
         workers: ports,
         pin,
         control_tx: outer.control_tx,
-        attachments: outer.attachments,
+        outer: outer.settings,
     };
     Ok(Ready {
         node: Node::start(parts)?,
-        listen_port: outer.listen_port,
+        has_identity,
         interface,
         notes: outer.notes,
     })
@@ -149,8 +159,7 @@ pub(super) type OuterPorts = (Vec<Box<dyn OuterRx>>, Box<dyn OuterTx>);
 pub(super) struct OpenOuter {
     pub(super) ports: Vec<OuterPorts>,
     pub(super) control_tx: Box<dyn OuterTx>,
-    pub(super) listen_port: u16,
-    pub(super) attachments: Vec<Box<dyn Any + Send + Sync>>,
+    pub(super) settings: OuterSettings,
     pub(super) notes: Vec<String>,
 }
 
@@ -199,8 +208,10 @@ fn open_custom(custom: CustomOuter, listen_port: u16) -> Result<OpenOuter, Start
     Ok(OpenOuter {
         ports,
         control_tx,
-        listen_port,
-        attachments: Vec::new(),
+        settings: OuterSettings {
+            declared_port: listen_port,
+            ..OuterSettings::default()
+        },
         notes: Vec::new(),
     })
 }
@@ -220,8 +231,10 @@ fn udp_alone(udp: &UdpPort, request: &OuterRequest, notes: Vec<String>) -> OpenO
     OpenOuter {
         ports,
         control_tx: Box::new(udp.tx()),
-        listen_port: udp.port(),
-        attachments: Vec::new(),
+        settings: OuterSettings {
+            udp: Some(udp.clone()),
+            ..OuterSettings::default()
+        },
         notes,
     }
 }

@@ -14,7 +14,7 @@ pub const DEFAULT_MTU: u16 = 1420;
 /// All that a node to be started is asked for.
 #[derive(Debug)]
 pub(crate) struct NodeWishes {
-    pub(crate) private_key: PrivateKey,
+    pub(crate) private_key: Option<PrivateKey>,
     pub(crate) listen_port: u16,
     pub(crate) fwmark: Option<u32>,
     pub(crate) outer: Outer,

@@ -63,6 +63,8 @@ pub struct DriverReport {
 
 enum Request {
     Report(Sender<Vec<DriverReport>>),
+    /// Register the drivers' descriptors anew: they stand for other sockets now.
+    Register(Sender<io::Result<()>>),
     Stop,
 }
 
@@ -134,6 +136,20 @@ impl WorkerThread {
             .unwrap_or_default()
     }
 
+    /// Has it wait for its drivers' descriptors anew, because they stand for other sockets now.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the worker then waits for what it did before.
+    pub fn register(&self) -> io::Result<()> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let gone = || io::Error::other("the worker has ended");
+        self.requests
+            .send(Request::Register(answer))
+            .map_err(|_| gone())?;
+        self.waker.wake();
+        answered.recv().map_err(|_| gone())?
+    }
+
     /// Ends the thread and waits for it. False where it had panicked.
     pub fn stop(&mut self) -> bool {
         let _ = self.requests.send(Request::Stop);
@@ -188,10 +204,14 @@ impl Loop {
     }
 
     /// Answers what others ask; false when asked to stop.
-    fn answer(&self) -> bool {
+    fn answer(&mut self) -> bool {
         while let Ok(request) = self.inbox.try_recv() {
             match request {
                 Request::Report(answer) => drop(answer.send(self.report())),
+                Request::Register(answer) => {
+                    let set = wait_set(&self.ports, &self.waker);
+                    let _ = answer.send(set.map(|epoll| self.epoll = epoll));
+                }
                 Request::Stop => return false,
             }
         }
@@ -304,7 +324,8 @@ impl Loop {
     }
 }
 
-/// Everything a worker waits for. Descriptors are registered once: drivers keep theirs for life.
+/// Everything a worker waits for. Descriptors are registered once: drivers keep theirs for
+/// life, and only a new listen port puts other sockets behind them ([`Request::Register`]).
 fn wait_set(ports: &Ports, waker: &Waker) -> io::Result<OwnedFd> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(

@@ -1,6 +1,5 @@
 //! AF_XDP for a node: the program on the interface, its queues dealt out to workers.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::thread;
 
@@ -12,6 +11,7 @@ use crate::io::xdp::{Mode, PathTable, Transmit, XdpConfig, XdpDriver, XdpProgram
 use crate::wire::message::DATA_OVERHEAD;
 
 use super::outer_pair::OuterPair;
+use super::outer_settings::OuterSettings;
 use super::paths::{LocalAddressWatch, PathResolver};
 use super::setup::{OpenOuter, OuterPorts, OuterRequest, StartError};
 use super::wishes::{XdpSend, XdpWish};
@@ -26,15 +26,18 @@ pub(super) fn open(
         step: "make the path table",
         source,
     })?;
-    let mut attachments: Vec<Box<dyn Any + Send + Sync>> = Vec::new();
+    let mut settings = OuterSettings::default();
     if wish.send == XdpSend::Both {
         let resolver = PathResolver::start(Arc::clone(&paths), request.fwmark);
-        attachments.push(Box::new(resolver.map_err(|source| StartError::System {
+        settings.resolver = Some(resolver.map_err(|source| StartError::System {
             step: "start the path resolver",
             source,
-        })?));
+        })?);
     }
     let transmit = (wish.send == XdpSend::Both).then(|| Transmit::new(udp.port(), paths));
+    settings.source_port = transmit
+        .as_ref()
+        .map(|transmit| Arc::clone(&transmit.source_port));
     let config = XdpConfig {
         attach: if wish.generic_only {
             Mode::Generic
@@ -84,12 +87,12 @@ pub(super) fn open(
     if let Some((receivers, _)) = ports.first_mut() {
         receivers.push(Box::new(udp.rx()));
     }
-    attachments.push(Box::new(watch.keep(program).map_err(addresses)?));
+    settings.program = Some(watch.keep(program).map_err(addresses)?);
+    settings.udp = Some(udp.clone());
     Ok(OpenOuter {
         ports,
         control_tx: Box::new(udp.tx()),
-        listen_port: udp.port(),
-        attachments,
+        settings,
         notes: Vec::new(),
     })
 }

@@ -7,6 +7,7 @@ use super::*;
 use crate::control::kubespan::{EndpointFilter, PERSISTENT_KEEPALIVE, RangeSet};
 use crate::crypto::PrivateKey;
 use crate::io::memory::{DEFAULT_CAPACITY, InnerUser, Network, inner_port};
+use crate::runtime::outer_settings::OuterSettings;
 use crate::runtime::node::Parts;
 use crate::runtime::worker::Ports;
 
@@ -36,9 +37,9 @@ fn node(network: &Network, byte: u8, clock: fn() -> Instant) -> (Control, Socket
             inner_tx: Box::new(tx),
         }],
         pin: false,
-        attachments: Vec::new(),
+        outer: OuterSettings::default(),
     };
-    let control = Control::new(Arc::new(Node::start(parts).unwrap()));
+    let control = Control::new(Arc::new(Node::start(parts).unwrap()), true);
     (Control { clock, ..control }, address, host)
 }
 
@@ -61,9 +62,9 @@ fn the_next_endpoint_is_tried_and_an_answering_one_is_kept() {
         endpoints: endpoints.to_vec(),
         allowed_ips: vec!["10.0.0.2/32".parse().unwrap()],
         persistent_keepalive: PERSISTENT_KEEPALIVE,
-        ..PeerSpec::new(*b.public_key())
+        ..PeerSpec::new(b.public_key())
     };
-    b.apply(&[PeerSpec::new(*a.public_key())]).unwrap();
+    b.apply(&[PeerSpec::new(a.public_key())]).unwrap();
     let mut tunnel = RangeSet::new();
     tunnel.insert_net(&"fd00:0:0:2::/64".parse().unwrap());
     a.set_local_endpoints(LocalEndpoints::new(Vec::<EndpointFilter>::new(), tunnel));

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering::Relaxed};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
 
@@ -96,7 +96,9 @@ pub(super) struct Sockets {
     pub(super) v4: OwnedFd,
     /// `None` where the system has no IPv6.
     pub(super) v6: Option<OwnedFd>,
-    pub(super) port: u16,
+    port: AtomicU16,
+    fwmark: AtomicU32,
+    buffer_bytes: usize,
     pub(super) max_datagram: usize,
     pub(super) gro: bool,
     gso: AtomicBool,
@@ -113,12 +115,16 @@ impl UdpPort {
         let mut sockets = Sockets {
             v4,
             v6,
-            port,
+            port: AtomicU16::new(port),
+            fwmark: AtomicU32::new(config.fwmark),
+            buffer_bytes: config.buffer_bytes,
             max_datagram: config.max_datagram.clamp(2048, MAX_DATAGRAM),
             gro: false,
             gso: AtomicBool::new(false),
         };
-        sockets.set_up(config)?;
+        for (fd, family) in sockets.families() {
+            sockets.set_up(fd, family)?;
+        }
         let segmentation = self_test::segmentation();
         sockets.gso = AtomicBool::new(usable("UDP_SEGMENT", config.gso, &segmentation));
         sockets.gro = match segmentation {
@@ -137,7 +143,7 @@ impl UdpPort {
     /// The port bound.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.sockets.port
+        self.sockets.port()
     }
 
     /// Whether there is an IPv6 socket.
@@ -169,7 +175,54 @@ impl UdpPort {
     /// # Errors
     /// Without `CAP_NET_ADMIN`.
     pub fn set_fwmark(&self, mark: u32) -> Result<(), BindError> {
-        self.sockets.set_mark(mark)
+        for fd in self.sockets.all() {
+            self.sockets.set_mark(fd, mark)?;
+        }
+        self.sockets.fwmark.store(mark, Relaxed);
+        Ok(())
+    }
+
+    /// The firewall mark; 0 for none.
+    #[must_use]
+    pub fn fwmark(&self) -> u32 {
+        self.sockets.fwmark.load(Relaxed)
+    }
+
+    /// Moves to another port (0 has the kernel choose) with everything made from this one:
+    /// descriptors keep their numbers and get new sockets. What waits in the old sockets is lost,
+    /// as in the kernel.
+    ///
+    /// Whoever waits for the descriptors in an epoll set must register them again: the kernel
+    /// forgets the old sockets.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind), with nothing changed.
+    pub fn rebind(&self, port: u16) -> Result<(), BindError> {
+        if port != 0 && port == self.port() {
+            return Ok(());
+        }
+        let (v4, v6, port) = bind_families(port)?;
+        let sockets = &self.sockets;
+        // Nothing is replaced before everything is ready.
+        let pairs = [
+            Some((Family::V4, &sockets.v4, v4)),
+            sockets
+                .v6
+                .as_ref()
+                .zip(v6)
+                .map(|(old, new)| (Family::V6, old, new)),
+        ];
+        for (family, _, new) in pairs.iter().flatten() {
+            sockets.set_up(new.as_fd(), *family)?;
+            if sockets.gro {
+                gro::enable(new.as_fd()).map_err(sockets.failed("UDP_GRO"))?;
+            }
+        }
+        for (_, old, new) in pairs.into_iter().flatten() {
+            replace(old, &new).map_err(sockets.failed("replacing a socket"))?;
+        }
+        sockets.port.store(port, Relaxed);
+        Ok(())
     }
 }
 
@@ -184,6 +237,15 @@ impl Sockets {
 
     pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         core::iter::once(&self.v4).chain(&self.v6).map(AsFd::as_fd)
+    }
+
+    fn families(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Family)> {
+        let v6 = self.v6.as_ref().map(|fd| (fd.as_fd(), Family::V6));
+        core::iter::once((self.v4.as_fd(), Family::V4)).chain(v6)
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port.load(Relaxed)
     }
 
     pub(super) fn gso(&self) -> bool {
@@ -208,49 +270,78 @@ impl Sockets {
         true
     }
 
-    fn set_up(&self, config: &UdpConfig) -> Result<(), BindError> {
-        if config.fwmark != 0 {
-            self.set_mark(config.fwmark)?;
+    fn set_up(&self, fd: BorrowedFd<'_>, family: Family) -> Result<(), BindError> {
+        let mark = self.fwmark.load(Relaxed);
+        if mark != 0 {
+            self.set_mark(fd, mark)?;
         }
-        for fd in self.all() {
-            let receive = (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF);
-            let send = (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF);
-            for (force, polite) in [receive, send] {
-                options::set_buffer(fd, force, polite, config.buffer_bytes)
-                    .map_err(self.failed("buffer sizes"))?;
+        let receive = (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF);
+        let send = (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF);
+        for (force, polite) in [receive, send] {
+            options::set_buffer(fd, force, polite, self.buffer_bytes)
+                .map_err(self.failed("buffer sizes"))?;
+        }
+        for (level, name, value) in family.options() {
+            options::set(fd, level, name, value).map_err(self.failed("socket options"))?;
+        }
+        Ok(())
+    }
+
+    fn set_mark(&self, fd: BorrowedFd<'_>, mark: u32) -> Result<(), BindError> {
+        options::set(fd, libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed()).map_err(|source| {
+            match source.kind() {
+                io::ErrorKind::PermissionDenied => BindError::MarkDenied { mark },
+                _ => self.failed("firewall mark")(source),
             }
-        }
-        self.set(&self.v4, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
-        self.set(&self.v4, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
-        // As the kernel's WireGuard sends: the outer header may be fragmented on its way.
-        let discover = libc::IP_PMTUDISC_DONT;
-        self.set(&self.v4, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, discover)?;
-        if let Some(v6) = &self.v6 {
-            self.set(v6, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
-            self.set(v6, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
-        }
-        Ok(())
-    }
-
-    fn set(&self, fd: &OwnedFd, level: i32, name: i32, value: i32) -> Result<(), BindError> {
-        options::set(fd.as_fd(), level, name, value).map_err(self.failed("socket options"))
-    }
-
-    fn set_mark(&self, mark: u32) -> Result<(), BindError> {
-        for fd in self.all() {
-            options::set(fd, libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed()).map_err(
-                |source| match source.kind() {
-                    io::ErrorKind::PermissionDenied => BindError::MarkDenied { mark },
-                    _ => self.failed("firewall mark")(source),
-                },
-            )?;
-        }
-        Ok(())
+        })
     }
 
     fn failed(&self, step: &'static str) -> impl Fn(io::Error) -> BindError {
-        let port = self.port;
+        let port = self.port.load(Relaxed);
         move |source| BindError::Socket { port, step, source }
+    }
+}
+
+/// An address family, and what its socket is told.
+#[derive(Clone, Copy, Debug)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// Level, name and value of its socket options.
+    fn options(self) -> Vec<(i32, i32, i32)> {
+        match self {
+            Self::V4 => vec![
+                (libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
+                (libc::IPPROTO_IP, libc::IP_RECVTOS, 1),
+                // As the kernel's WireGuard sends: the outer header may be fragmented on its way.
+                (
+                    libc::IPPROTO_IP,
+                    libc::IP_MTU_DISCOVER,
+                    libc::IP_PMTUDISC_DONT,
+                ),
+            ],
+            Self::V6 => vec![
+                (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+                (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1),
+            ],
+        }
+    }
+}
+
+/// Has the descriptor `old` stand for the socket of `new` from now on. The socket that it stood
+/// for closes when the last system call on it returns.
+fn replace(old: &OwnedFd, new: &OwnedFd) -> io::Result<()> {
+    // SAFETY: both descriptors are open and ours for the whole call. `old` is open afterwards
+    // too, with the same owner; that it stands for another socket breaks nobody's assumption,
+    // because all its users only send, receive and poll.
+    let result = unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) };
+    if result >= 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 
@@ -340,6 +431,38 @@ mod tests {
         assert!(denied.contains("CAP_NET_BIND_SERVICE"), "{denied}");
         let other = explained(libc::ENOMEM).to_string();
         assert!(other.starts_with("port 51820: bind IPv4: "), "{other}");
+    }
+
+    #[test]
+    fn a_port_moves_with_its_drivers() {
+        use std::net::UdpSocket;
+
+        let port = UdpPort::bind(&UdpConfig::default()).unwrap();
+        let (first, drivers) = (port.port(), (port.rx(), port.tx()));
+        port.rebind(0).unwrap();
+        let second = port.port();
+        assert_ne!(first, second);
+        // The old port is free, the new one is taken, and a driver made before hears on it.
+        let stranger = UdpSocket::bind(("0.0.0.0", first)).unwrap();
+        assert!(UdpSocket::bind(("0.0.0.0", second)).is_err());
+        stranger.send_to(b"hello", ("127.0.0.1", second)).unwrap();
+        let (mut rx, _tx) = drivers;
+        let mut heard = Vec::new();
+        while heard.is_empty() {
+            use crate::engine::port::OuterRx as _;
+            rx.recv_batch(&mut |batch| {
+                heard.extend(batch.iter().map(|datagram| datagram.payload.to_vec()));
+            })
+            .unwrap();
+        }
+        assert_eq!(heard, [b"hello".to_vec()]);
+
+        let error = port.rebind(first).unwrap_err();
+        assert!(
+            matches!(error, BindError::PortTaken { port } if port == first),
+            "{error}"
+        );
+        assert_eq!(port.port(), second, "a failed move changes nothing");
     }
 
     #[test]

@@ -262,7 +262,7 @@ pub(super) fn info(sockets: &Sockets, offload: &str) -> DriverInfo {
     };
     DriverInfo {
         driver: "udp",
-        mode: format!("port {}, {families}{offload}", sockets.port),
+        mode: format!("port {}, {families}{offload}", sockets.port()),
         ..DriverInfo::default()
     }
 }

@@ -1,6 +1,7 @@
 //! Opening the driver: program on the interface, a socket on every queue.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
 use std::time::Duration;
 
 use super::error::XdpError;
@@ -56,8 +57,8 @@ pub struct XdpConfig {
 /// How the sending halves send.
 #[derive(Clone, Debug)]
 pub struct Transmit {
-    /// The local UDP port.
-    pub source_port: u16,
+    /// The local UDP port. Whoever shares it may change it: the next batch leaves from there.
+    pub source_port: Arc<AtomicU16>,
     /// Where the resolver publishes the paths.
     pub paths: Arc<PathTable>,
     /// Whether IPv4 datagrams carry a UDP checksum; IPv6 ones always do. Without one, a receiver
@@ -68,9 +69,9 @@ pub struct Transmit {
 impl Transmit {
     /// From `source_port` over `paths`, with checksums.
     #[must_use]
-    pub const fn new(source_port: u16, paths: Arc<PathTable>) -> Self {
+    pub fn new(source_port: u16, paths: Arc<PathTable>) -> Self {
         Self {
-            source_port,
+            source_port: Arc::new(AtomicU16::new(source_port)),
             paths,
             ipv4_checksum: true,
         }

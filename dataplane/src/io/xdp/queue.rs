@@ -137,7 +137,7 @@ impl XdpQueue {
                 Arc::clone(&handle),
                 Arc::clone(&description),
                 TxSettings {
-                    source_port: transmit.source_port,
+                    source_port: Arc::clone(&transmit.source_port),
                     ipv4_checksum: transmit.ipv4_checksum,
                     largest_datagram: config.largest_datagram,
                 },

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use arrayvec::ArrayVec;
 
@@ -47,10 +48,10 @@ pub struct XdpTx {
 }
 
 /// What the sending half must know of the tunnel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct TxSettings {
-    /// The local UDP port.
-    pub(super) source_port: u16,
+    /// The local UDP port, which may change.
+    pub(super) source_port: Arc<AtomicU16>,
     /// Whether IPv4 datagrams carry a UDP checksum too.
     pub(super) ipv4_checksum: bool,
     /// The largest UDP payload, in bytes, that a path must be able to carry.
@@ -61,6 +62,7 @@ pub(super) struct TxSettings {
 #[derive(Debug)]
 struct Current {
     endpoint: Endpoint,
+    source_port: u16,
     generation: u64,
     template: HeaderTemplate,
     path: Arc<Path>,
@@ -231,29 +233,36 @@ impl XdpTx {
     /// Makes `current` the path and headers for `endpoint`; false when it is not reached by
     /// this queue.
     fn select(&mut self, endpoint: &Endpoint, generation: u64) -> bool {
-        if self
-            .current
-            .as_ref()
-            .is_some_and(|now| now.generation == generation && now.endpoint == *endpoint)
-        {
+        let source_port = self.settings.source_port.load(Relaxed);
+        if self.current.as_ref().is_some_and(|now| {
+            now.generation == generation
+                && now.endpoint == *endpoint
+                && now.source_port == source_port
+        }) {
             return true;
         }
-        self.current = self.look_up(endpoint, generation);
+        self.current = self.look_up(endpoint, source_port, generation);
         self.current.is_some()
     }
 
-    fn look_up(&mut self, endpoint: &Endpoint, generation: u64) -> Option<Current> {
+    fn look_up(
+        &mut self,
+        endpoint: &Endpoint,
+        source_port: u16,
+        generation: u64,
+    ) -> Option<Current> {
         let path = self.paths.path(&PathKey::from(endpoint))?;
         if path.interface != self.description.interface {
             return None;
         }
-        let template = HeaderTemplate::new(&path, self.settings.source_port, endpoint.remote)?;
+        let template = HeaderTemplate::new(&path, source_port, endpoint.remote)?;
         let largest = template.ip_length() + usize::from(self.settings.largest_datagram);
         if largest > path.mtu as usize {
             return None;
         }
         Some(Current {
             endpoint: *endpoint,
+            source_port,
             generation,
             template,
             path,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::netlink::{Events, Questions};
 use super::view::own_address;
 use crate::io::xdp::XdpProgram;
-use crate::io::xdp::program::LocalAddresses;
+use crate::io::xdp::program::{LocalAddresses, UpdateError};
 use crate::runtime::wake::Waker;
 
 /// Multicast groups (`enum rtnetlink_groups`): addresses of both families.
@@ -76,16 +76,19 @@ impl LocalAddressWatch {
     pub fn keep(self, program: XdpProgram) -> io::Result<LocalAddressKeeper> {
         let stop = Arc::new(Waker::new()?);
         let stopped = Arc::clone(&stop);
+        let program = Arc::new(Mutex::new(program));
+        let kept = Arc::clone(&program);
         let thread = std::thread::Builder::new()
             .name("addresses".to_owned())
-            .spawn(move || self.run(program, &stopped))?;
+            .spawn(move || self.run(&kept, &stopped))?;
         Ok(LocalAddressKeeper {
             stop,
             thread: Some(thread),
+            program,
         })
     }
 
-    fn run(mut self, mut program: XdpProgram, stop: &Waker) {
+    fn run(mut self, program: &Mutex<XdpProgram>, stop: &Waker) {
         while !stop.take() {
             let mut fds = [
                 PollFd::from_borrowed_fd(self.events.as_fd(), PollFlags::IN),
@@ -94,7 +97,7 @@ impl LocalAddressWatch {
             // Fails on a signal; then there is nothing to read.
             let _ = poll(&mut fds, None);
             if self.has_changed()
-                && let Err(error) = self.tell(&mut program)
+                && let Err(error) = self.tell(&mut lock(program))
             {
                 tracing::warn!(%error, "the XDP program could not be told the local addresses");
             }
@@ -119,6 +122,22 @@ impl LocalAddressWatch {
 pub struct LocalAddressKeeper {
     stop: Arc<Waker>,
     thread: Option<JoinHandle<()>>,
+    program: Arc<Mutex<XdpProgram>>,
+}
+
+impl LocalAddressKeeper {
+    /// Makes `port` the UDP port that the program steers.
+    ///
+    /// # Errors
+    /// When the kernel refuses; then it may steer neither port, and the UDP socket has all.
+    pub fn set_port(&self, port: u16) -> Result<(), UpdateError> {
+        lock(&self.program).set_ports(&[port])
+    }
+}
+
+fn lock(program: &Mutex<XdpProgram>) -> MutexGuard<'_, XdpProgram> {
+    // A thread that panicked in between left the maps as the kernel has them.
+    program.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for LocalAddressKeeper {

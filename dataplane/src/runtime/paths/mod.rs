@@ -16,7 +16,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,7 @@ const IDLE_ROUNDS: u32 = 20;
 #[derive(Debug)]
 pub struct PathResolver {
     table: Arc<PathTable>,
+    mark: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -60,7 +61,8 @@ impl PathResolver {
     /// # Errors
     /// When the kernel gives no netlink socket or no thread.
     pub fn start(table: Arc<PathTable>, mark: u32) -> io::Result<Self> {
-        let mut resolver = Resolver::new(Arc::clone(&table), mark)?;
+        let mark = Arc::new(AtomicU32::new(mark));
+        let mut resolver = Resolver::new(Arc::clone(&table), Arc::clone(&mark))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
@@ -73,9 +75,16 @@ impl PathResolver {
             })?;
         Ok(Self {
             table,
+            mark,
             stop,
             thread: Some(thread),
         })
+    }
+
+    /// Looks all routes up anew, under this mark from now on.
+    pub fn set_mark(&self, mark: u32) {
+        self.mark.store(mark, Ordering::Release);
+        self.table.ring();
     }
 }
 
@@ -102,7 +111,9 @@ struct Wanted {
 #[derive(Debug)]
 struct Resolver {
     table: Arc<PathTable>,
-    mark: u32,
+    mark: Arc<AtomicU32>,
+    /// The mark that routes are looked up under now.
+    looked_up_under: u32,
     questions: Questions,
     events: Events,
     view: View,
@@ -115,10 +126,11 @@ struct Resolver {
 }
 
 impl Resolver {
-    fn new(table: Arc<PathTable>, mark: u32) -> io::Result<Self> {
+    fn new(table: Arc<PathTable>, mark: Arc<AtomicU32>) -> io::Result<Self> {
         let now = Instant::now();
         let mut resolver = Self {
             table,
+            looked_up_under: mark.load(Ordering::Acquire),
             mark,
             // Events first: what happens during the first listing is then told twice, not never.
             events: Events::open(&GROUPS)?,
@@ -171,6 +183,11 @@ impl Resolver {
         let mut publish = self.take_events();
         publish |= self.take_wanted();
         let now = Instant::now();
+        let mark = self.mark.load(Ordering::Acquire);
+        if mark != self.looked_up_under {
+            self.looked_up_under = mark;
+            (self.stale, self.next_lookup) = (true, now);
+        }
         if self.stale && now >= self.next_lookup {
             self.stale = false;
             self.next_lookup = now + LEAST_BETWEEN_LOOKUPS;
@@ -277,7 +294,7 @@ impl Resolver {
                 destination: key.remote,
                 source,
                 interface: key.scope,
-                mark: self.mark,
+                mark: self.looked_up_under,
             });
             match answer {
                 Ok(message) => Route::parse(&message?, key.remote),

@@ -16,14 +16,41 @@ Exit status:
 
 Environment:
   RINGSPAN_LOG  log filter, above the configuration: off, error, warn, info, debug, trace,
-                or per module, such as info,ringspan::io=debug";
+                or per module, such as info,ringspan::io=debug
+
+Environment of `ringspan INTERFACE`:
+  RINGSPAN_OUTER         auto, auto:CARD, xdp:CARD or udp: who carries the datagrams [auto]
+  RINGSPAN_MTU           largest inner packet in bytes, 576 to 65455 [1420]
+  LOG_LEVEL              verbose, debug, error or silent [error]; unset, nothing is logged in the
+                         background
+  WG_PROCESS_FOREGROUND  1: as --foreground";
 
 /// A WireGuard node that takes its packets straight from the network card.
 #[derive(Parser, Debug)]
 #[command(name = "ringspan", version, about, after_help = AFTER_HELP)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Option<Command>,
+
+    #[command(flatten)]
+    pub(crate) device: Device,
+}
+
+/// In place of wireguard-go: an interface that `wg` configures.
+#[derive(Args, Debug)]
+pub(crate) struct Device {
+    /// Make this interface, for wg and wg-quick to configure, and go into the background
+    #[arg(value_name = "INTERFACE")]
+    pub(crate) interface: Option<String>,
+
+    /// Stay in the foreground
+    #[arg(short, long, requires = "interface")]
+    pub(crate) foreground: bool,
+
+    /// Tell on standard output when the interface is there: how a parent waits for its child
+    #[arg(long, hide = true, requires = "foreground")]
+    pub(crate) tell_parent: bool,
 }
 
 #[derive(Subcommand, Debug)]

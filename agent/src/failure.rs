@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
+use crate::device::DeviceError;
 use crate::keys::KeysError;
 use crate::privilege::MissingPrivilege;
 use crate::status::{ClientError, ServerError};
@@ -16,6 +17,7 @@ pub(crate) enum Failure {
     Config(#[from] ConfigError),
     Privilege(#[from] MissingPrivilege),
     Up(#[from] UpError),
+    Device(#[from] DeviceError),
     Socket(#[from] ServerError),
     Status(#[from] ClientError),
     Keys(#[from] KeysError),
@@ -28,6 +30,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::Config(_) => 3,
             Self::Up(error) if error.is_configuration() => 3,
+            Self::Device(DeviceError::Setting { .. }) => 3,
             Self::Privilege(_) | Self::Status(ClientError::Denied { .. }) => 4,
             _ => 1,
         })

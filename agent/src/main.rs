@@ -1,8 +1,9 @@
-//! The `ringspan` binary: runs one tunnel in the foreground from a configuration file, shows what
-//! runs, makes keys. Whatever a program that links the library could want is in the library.
+//! The `ringspan` binary: runs one tunnel, from a configuration file or for `wg` to configure,
+//! shows what runs, makes keys. Whatever a program that links the library could want is in the library.
 
 mod cli;
 mod config;
+mod device;
 mod failure;
 mod keys;
 mod logging;
@@ -22,7 +23,14 @@ use cli::{Cli, Command};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    let cli = Cli::parse();
+    let outcome = match (cli.command, &cli.device.interface) {
+        (Some(command), _) => run(command),
+        (None, Some(name)) => return device::main(name, &cli.device),
+        // Clap has shown its help instead.
+        (None, None) => Ok(()),
+    };
+    match outcome {
         Err(failure) if !failure.is_broken_pipe() => {
             eprintln!("error: {failure}");
             failure.code()

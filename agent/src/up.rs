@@ -1,7 +1,7 @@
 //! `ringspan up`: from configuration to a running tunnel, and back.
 
-mod machine;
-mod tunnel;
+pub(crate) mod machine;
+pub(crate) mod tunnel;
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -69,7 +69,8 @@ pub(crate) fn run(options: &Up) -> Result<(), Failure> {
     for note in &notes {
         tracing::warn!("{}: {note}", options.config.display());
     }
-    let card = machine::check(&config).map_err(UpError::from)?;
+    let card =
+        machine::check(&config.name, &config.outer, config.listen_port).map_err(UpError::from)?;
     privilege::check(config.outer.driver)?;
     // Before any thread is started: the socket's mode comes from the process's umask.
     let socket = StatusSocket::bind(&options.run_dir.path, &config.name)?;

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use crate::config::{Config, OuterDriver};
+use crate::config::{OuterChoice, OuterDriver};
 use crate::net;
 
 /// A configuration that is right in itself, but not here.
@@ -35,14 +35,18 @@ pub(crate) enum MachineError {
 
 /// Checks the interfaces and the port. Returns the network card for XDP; none: XDP is not wanted,
 /// or nothing tells where.
-pub(super) fn check(config: &Config) -> Result<Option<String>, MachineError> {
+pub(crate) fn check(
+    tunnel: &str,
+    outer: &OuterChoice,
+    listen_port: u16,
+) -> Result<Option<String>, MachineError> {
     let names = net::interface_names().map_err(MachineError::Netlink)?;
     let present = || names.join(", ");
-    if names.contains(&config.name) {
-        let name = config.name.clone();
+    if names.iter().any(|name| name == tunnel) {
+        let name = tunnel.to_owned();
         return Err(MachineError::NameTaken { name });
     }
-    let card = match (&config.outer.interface, config.outer.driver) {
+    let card = match (&outer.interface, outer.driver) {
         (Some(name), _) if !names.contains(name) => {
             return Err(MachineError::UnknownInterface {
                 name: name.clone(),
@@ -59,7 +63,7 @@ pub(super) fn check(config: &Config) -> Result<Option<String>, MachineError> {
             found
         }
     };
-    port(config.listen_port)?;
+    port(listen_port)?;
     Ok(card)
 }
 

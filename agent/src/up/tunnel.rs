@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ringspan::control::uapi::{UapiServer, UapiSocket};
 use ringspan::crypto::PublicKey;
 use ringspan::runtime::wishes::XdpSend;
 use ringspan::{Dataplane, Inner, Outer};
@@ -13,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::UpError;
-use crate::config::{Config, OuterDriver, OuterSend, PeerConfig, XdpMode};
+use crate::config::{Config, OuterChoice, OuterDriver, OuterSend, PeerConfig, XdpMode};
 use crate::net::{LinkWatch, Setup, interface_index};
 use crate::resolve::{Known, Resolver, specs};
 use crate::signals::EndSignals;
@@ -23,7 +24,7 @@ use crate::status::report::{self, TunnelStatus};
 /// Starts the tunnel, serves its status, waits for its end, takes everything back.
 ///
 /// `card` is the network card for XDP, if one is known.
-pub(super) fn run(
+pub(crate) fn run(
     config: Config,
     card: Option<String>,
     socket: StatusSocket,
@@ -38,12 +39,13 @@ pub(super) fn run(
     let index = interface_index(interface).map_err(io_error("finding the tunnel's interface"))?;
     let watch = LinkWatch::start(index).map_err(io_error("watching the tunnel's interface"))?;
     let setup = Setup::apply(index, &config)?;
+    let uapi = open_uapi(&config.name, &plane);
 
     let config = Arc::new(config);
     let server = {
         let (plane, config) = (Arc::clone(&plane), Arc::clone(&config));
         socket
-            .serve(move || status(&plane, &config, started))
+            .serve(move || status(&plane, &config.name, config.mtu, &config.peers, started))
             .map_err(io_error("starting the status thread"))?
     };
     tracing::info!(
@@ -63,7 +65,7 @@ pub(super) fn run(
     .run();
 
     tracing::info!("tunnel {} goes down", config.name);
-    drop(server);
+    drop((server, uapi));
     let left = setup.undo();
     // The server's thread has ended, and with it the only other owner.
     if let Some(plane) = Arc::into_inner(plane) {
@@ -77,8 +79,20 @@ pub(super) fn run(
     }
 }
 
-fn start(config: &Config, card: Option<String>) -> Result<Dataplane, UpError> {
-    let outer = match (config.outer.driver, card) {
+/// The socket that `wg` speaks to. The tunnel does without where it cannot be had: its file says
+/// everything, and a user who may not write to `/var/run` has no other choice.
+fn open_uapi(name: &str, plane: &Arc<Dataplane>) -> Option<UapiServer> {
+    let socket = UapiSocket::bind(name)
+        .map_err(|error| tracing::warn!("wg cannot reach this tunnel: {error}"))
+        .ok()?;
+    UapiServer::start(socket, Arc::clone(plane))
+        .map_err(|error| tracing::warn!("wg cannot reach this tunnel: no thread: {error}"))
+        .ok()
+}
+
+/// The outer drivers that were chosen, on the network card found.
+pub(crate) fn outer(choice: &OuterChoice, card: Option<String>) -> Outer {
+    let outer = match (choice.driver, card) {
         (OuterDriver::Xdp, Some(card)) => Outer::xdp(card),
         (OuterDriver::Auto, Some(card)) => Outer::auto(card),
         (OuterDriver::Auto, None) => {
@@ -87,18 +101,21 @@ fn start(config: &Config, card: Option<String>) -> Result<Dataplane, UpError> {
         }
         (OuterDriver::Udp | OuterDriver::Xdp, _) => Outer::udp(),
     };
-    let outer = match config.outer.mode {
+    let outer = match choice.mode {
         XdpMode::Auto => outer,
         XdpMode::Copy => outer.copy_only(),
         XdpMode::Generic => outer.generic_only(),
     };
-    let outer = match config.outer.send {
+    match choice.send {
         OuterSend::Xdp => outer,
         OuterSend::Udp => outer.send(XdpSend::ReceiveOnly),
-    };
+    }
+}
+
+fn start(config: &Config, card: Option<String>) -> Result<Dataplane, UpError> {
     let mut builder = Dataplane::builder(config.private_key.clone())
         .listen_port(config.listen_port)
-        .outer(outer)
+        .outer(outer(&config.outer, card))
         .inner(Inner::tun(config.name.as_str()).mtu(config.mtu));
     if config.fwmark != 0 {
         builder = builder.fwmark(config.fwmark);
@@ -110,18 +127,18 @@ fn start(config: &Config, card: Option<String>) -> Result<Dataplane, UpError> {
 }
 
 /// What a running tunnel waits for.
-struct Serving<'a> {
-    plane: &'a Dataplane,
-    peers: &'a [PeerConfig],
-    resolver: Option<&'a Resolver>,
-    watch: &'a LinkWatch,
-    signals: &'a mut EndSignals,
+pub(crate) struct Serving<'a> {
+    pub(crate) plane: &'a Dataplane,
+    pub(crate) peers: &'a [PeerConfig],
+    pub(crate) resolver: Option<&'a Resolver>,
+    pub(crate) watch: &'a LinkWatch,
+    pub(crate) signals: &'a mut EndSignals,
 }
 
 impl Serving<'_> {
     /// Waits for the end: a signal, or the removal of the interface. Meanwhile tells control of
     /// names that were found.
-    fn run(&mut self) -> Result<(), UpError> {
+    pub(crate) fn run(&mut self) -> Result<(), UpError> {
         let mut known = Known::new();
         loop {
             self.wait().map_err(io_error("waiting for signals"))?;
@@ -167,21 +184,28 @@ fn apply(plane: &Dataplane, peers: &[PeerConfig], known: &Known) -> Result<(), U
     }
 }
 
-fn status(plane: &Dataplane, config: &Config, started: Instant) -> TunnelStatus {
-    let order: BTreeMap<PublicKey, usize> = config
-        .peers
+/// What `ringspan status` is told; `peers` gives the order.
+pub(crate) fn status(
+    plane: &Dataplane,
+    name: &str,
+    mtu: u16,
+    peers: &[PeerConfig],
+    started: Instant,
+) -> TunnelStatus {
+    let order: BTreeMap<PublicKey, usize> = peers
         .iter()
         .enumerate()
         .map(|(index, peer)| (peer.public_key, index))
         .collect();
     let mut peers = plane.statuses();
-    peers.sort_by_key(|peer| order.get(&peer.public_key).copied());
+    // Those that wg added come last.
+    peers.sort_by_key(|peer| order.get(&peer.public_key).copied().unwrap_or(usize::MAX));
     TunnelStatus {
-        name: config.name.clone(),
+        name: name.to_owned(),
         public_key: plane.public_key().to_string(),
         listen_port: plane.listen_port(),
-        fwmark: config.fwmark,
-        mtu: config.mtu,
+        fwmark: plane.control().fwmark(),
+        mtu,
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: started.elapsed().as_secs(),
@@ -196,6 +220,6 @@ fn status(plane: &Dataplane, config: &Config, started: Instant) -> TunnelStatus 
     }
 }
 
-fn io_error(doing: &'static str) -> impl Fn(io::Error) -> UpError {
+pub(crate) fn io_error(doing: &'static str) -> impl Fn(io::Error) -> UpError {
     move |source| UpError::Io { doing, source }
 }

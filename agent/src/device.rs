@@ -82,7 +82,7 @@ impl Settings {
             outer: setting(
                 "RINGSPAN_OUTER",
                 "write auto, auto:CARD, xdp:CARD or udp",
-                |text| parse_outer(text),
+                parse_outer,
             )?
             .unwrap_or_default(),
             mtu: setting("RINGSPAN_MTU", "write 576 to 65455", |text| {

@@ -4,8 +4,8 @@ use core::fmt;
 use core::str::FromStr;
 use std::sync::OnceLock;
 
-use aws_lc_rs::aead::{CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use super::random::{NoRandomness, OsRandom, Random as _};
+use aws_lc_rs::aead::{CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};

@@ -185,11 +185,7 @@ impl Control {
         }
     }
 
-    fn set_private_key(
-        &self,
-        peers: &mut Peers,
-        wanted: &PrivateKey,
-    ) -> Result<(), ChangeError> {
+    fn set_private_key(&self, peers: &mut Peers, wanted: &PrivateKey) -> Result<(), ChangeError> {
         let wanted = (*wanted != PrivateKey::from([0; 32])).then(|| wanted.clone());
         let mut identity = self.identity();
         if identity.private_key == wanted {
@@ -267,12 +263,7 @@ impl Control {
     }
 
     /// Moves prefixes in one step, and tells the registry who has which.
-    fn publish(
-        &self,
-        peers: &mut Peers,
-        steps: Vec<PrefixStep>,
-        mut touched: BTreeSet<PublicKey>,
-    ) {
+    fn publish(&self, peers: &mut Peers, steps: Vec<PrefixStep>, mut touched: BTreeSet<PublicKey>) {
         self.node.mesh().update(|tables| {
             for step in steps {
                 if let Some(loser) = step.run(tables) {

@@ -7,8 +7,8 @@ use super::*;
 use crate::control::kubespan::{EndpointFilter, PERSISTENT_KEEPALIVE, RangeSet};
 use crate::crypto::PrivateKey;
 use crate::io::memory::{DEFAULT_CAPACITY, InnerUser, Network, inner_port};
-use crate::runtime::outer_settings::OuterSettings;
 use crate::runtime::node::Parts;
+use crate::runtime::outer_settings::OuterSettings;
 use crate::runtime::worker::Ports;
 
 /// Only a failing test waits that long.

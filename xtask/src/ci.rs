@@ -78,6 +78,11 @@ const STEPS: &[Step] = &[
         run: |_| unprivileged(),
     },
     Step {
+        name: "miri",
+        what: "the AEAD's contract, schedule and portable back end under Miri",
+        run: |_| miri(),
+    },
+    Step {
         name: "build-ebpf",
         what: "the committed XDP program is the one that its sources give",
         run: |_| run(cargo(&["xtask", "build-ebpf", "--check"])),
@@ -219,6 +224,35 @@ fn unprivileged() -> Result<()> {
     .join()
     .map_err(|_| "the thread without capabilities panicked")?
     .map_err(Into::into)
+}
+
+/// Miri is a component of nightly toolchains: where the machine has none, this says so, and the
+/// guard pages of the tests stand in for it.
+fn miri() -> Result<()> {
+    let rustup = |arguments: &[&str]| {
+        let mut command = Command::new("rustup");
+        command
+            .args(["run", "nightly", "cargo", "miri"])
+            .args(arguments)
+            .current_dir(workspace::root());
+        command
+    };
+    let found = rustup(&["--version"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !found {
+        println!(
+            "skipped: no Miri here (rustup toolchain install nightly --component miri,rust-src)"
+        );
+        return Ok(());
+    }
+    println!("$ cargo +nightly miri test --locked --package ringspan --lib -- crypto::conformance");
+    workspace::run(
+        rustup(&["test", "--locked", "--package", "ringspan", "--lib", "--"])
+            .arg("crypto::conformance")
+            // The tests keep failing cases in files.
+            .env("MIRIFLAGS", "-Zmiri-disable-isolation"),
+    )
 }
 
 fn cargo(arguments: &[&str]) -> Command {

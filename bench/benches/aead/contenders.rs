@@ -16,6 +16,8 @@ pub(crate) enum Contender {
     Ring,
     AwsLc,
     RustCrypto,
+    #[cfg(ipsec_mb)]
+    IpsecMb(ringspan_bench::ipsec_mb::Manager),
     Ours(&'static dyn BatchAead, String),
 }
 
@@ -23,6 +25,11 @@ pub(crate) enum Contender {
 /// are left out.
 pub(crate) fn all() -> Vec<Contender> {
     let mut all = vec![Contender::Ring, Contender::AwsLc, Contender::RustCrypto];
+    #[cfg(ipsec_mb)]
+    all.extend(ringspan_bench::ipsec_mb::Manager::new().map(Contender::IpsecMb));
+    if !all.iter().any(|contender| contender.name() == "ipsec-mb") {
+        println!("ipsec-mb takes no part: not found when the bench was built (libipsec-mb-dev)");
+    }
     all.extend(
         ringspan::crypto::backend::supported()
             .filter(|back_end| back_end.name() != "portable")
@@ -43,6 +50,8 @@ impl Contender {
             Self::Ring => "ring",
             Self::AwsLc => "aws-lc-rs",
             Self::RustCrypto => "RustCrypto",
+            #[cfg(ipsec_mb)]
+            Self::IpsecMb(_) => "ipsec-mb",
             Self::Ours(_, name) => name,
         }
     }
@@ -83,6 +92,13 @@ impl Contender {
                     let (text, place) = split(packet.text());
                     let tag = key.encrypt_in_place_detached(&nonce, &[], text).unwrap();
                     place.copy_from_slice(&tag);
+                }
+            }
+            #[cfg(ipsec_mb)]
+            Self::IpsecMb(manager) => {
+                let tags = multi_buffer(manager, packets, keys, true);
+                for (packet, tag) in packets.iter_mut().zip(tags) {
+                    split(packet.text()).1.copy_from_slice(&tag);
                 }
             }
             Self::Ours(back_end, _) => {
@@ -127,6 +143,13 @@ impl Contender {
                     packet.opened = opened.is_ok();
                 }
             }
+            #[cfg(ipsec_mb)]
+            Self::IpsecMb(manager) => {
+                let tags = multi_buffer(manager, packets, keys, false);
+                for (packet, tag) in packets.iter_mut().zip(tags) {
+                    packet.opened = split(packet.text()).1 == tag;
+                }
+            }
             Self::Ours(back_end, _) => {
                 let mut jobs: ArrayVec<OpenJob<'_>, MOST> = ArrayVec::new();
                 let mut verdicts: ArrayVec<Verdict, MOST> = ArrayVec::new();
@@ -143,6 +166,30 @@ impl Contender {
             }
         }
     }
+}
+
+/// Runs a batch in place; the tags of the ciphertexts.
+#[cfg(ipsec_mb)]
+fn multi_buffer(
+    manager: &mut ringspan_bench::ipsec_mb::Manager,
+    packets: &mut [crate::pool::Packet],
+    keys: &[crate::pool::Keys],
+    seal: bool,
+) -> ArrayVec<[u8; TAG_LEN], MOST> {
+    use ringspan_bench::ipsec_mb::Job;
+    let mut nonces: ArrayVec<[u8; 12], MOST> = ArrayVec::new();
+    nonces.extend(packets.iter().map(|packet| nonce(packet.counter)));
+    let mut tags: ArrayVec<[u8; TAG_LEN], MOST> = ArrayVec::new();
+    tags.extend(packets.iter().map(|_| [0; TAG_LEN]));
+    let mut jobs: ArrayVec<Job, MOST> = ArrayVec::new();
+    for ((packet, nonce), tag) in packets.iter_mut().zip(&nonces).zip(&mut tags) {
+        let key = keys[packet.key].ours.as_bytes();
+        jobs.push(Job::in_place(key, nonce, split(packet.text()).0, tag));
+    }
+    // SAFETY: packets, keys, nonces and tags live on, and are not touched meanwhile.
+    let completed = unsafe { manager.run(&jobs, seal) };
+    assert!(completed, "ipsec-mb left jobs undone");
+    tags
 }
 
 fn split(buffer: &mut [u8]) -> (&mut [u8], &mut [u8]) {

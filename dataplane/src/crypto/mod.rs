@@ -6,14 +6,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod backend;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(test, target_arch = "x86_64"))]
 mod batch;
 #[cfg(test)]
 mod conformance;
 pub mod hash;
 pub mod keys;
 pub mod library;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(test, target_arch = "x86_64"))]
 mod poly1305;
 pub mod portable;
 pub mod random;

@@ -22,7 +22,8 @@ impl Avx512 {
     /// The back end, where the CPU can run it.
     pub(super) fn find() -> Option<&'static dyn BatchAead> {
         static ONLY: Avx512 = Avx512(());
-        let found = is_x86_feature_detected!("avx512f")
+        let found = !cfg!(miri)
+            && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512ifma")

@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 
+use super::back_ends;
 use super::batches::{LENGTHS, LONG_LENGTHS, Packet, batch, jumbo_batch, long_batch, open, seal};
 use crate::crypto::Verdict;
 use crate::crypto::aead::TAG_LEN;
-use crate::crypto::backend::supported;
 use crate::crypto::portable::Portable;
 
 /// What is wrong with a packet that was authentic.
@@ -56,7 +56,7 @@ fn check(packets: &[Packet], forgeries: &[Forgery]) -> Result<(), TestCaseError>
         .map(|(forgery, (packet, sealed))| forge(*forgery, packet, sealed))
         .collect();
 
-    for back_end in supported() {
+    for back_end in back_ends() {
         let name = back_end.name();
         prop_assert!(
             seal(back_end, packets) == expected,
@@ -165,7 +165,7 @@ fn back_ends_agree_on_every_listed_length() {
 
 #[test]
 fn an_empty_batch_is_nothing() {
-    for back_end in supported() {
+    for back_end in back_ends() {
         back_end.seal(&mut []);
         back_end.open(&mut []);
     }

@@ -3,9 +3,9 @@
 
 use std::ptr;
 
+use super::back_ends;
 use super::batches::{LENGTHS, LONG_LENGTHS};
 use crate::crypto::aead::TAG_LEN;
-use crate::crypto::backend::supported;
 use crate::crypto::portable::Portable;
 use crate::crypto::{AeadKey, BatchAead, OpenJob, SealJob, Verdict};
 
@@ -126,7 +126,7 @@ fn check(back_end: &dyn BatchAead, lens: &[usize], padding: usize, edge: Edge) {
 #[test]
 #[cfg_attr(miri, ignore = "Miri checks bounds itself, and cannot protect pages")]
 fn no_back_end_leaves_its_buffers() {
-    for back_end in supported() {
+    for back_end in back_ends() {
         for edge in [Edge::Beginning, Edge::End] {
             for len in LENGTHS.into_iter().chain(LONG_LENGTHS) {
                 for batch in [1, 3, 17] {
@@ -148,7 +148,7 @@ fn no_back_end_leaves_its_buffers() {
 #[test]
 #[cfg_attr(miri, ignore = "Miri checks bounds itself, and cannot protect pages")]
 fn no_back_end_leaves_its_buffers_at_any_length() {
-    for back_end in supported() {
+    for back_end in back_ends() {
         for edge in [Edge::Beginning, Edge::End] {
             for len in 0..300 {
                 check(back_end, &[len], 0, edge);

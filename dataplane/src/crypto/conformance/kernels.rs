@@ -1,7 +1,9 @@
 //! The SIMD back ends' kernels, taken apart: ChaCha20 and Poly1305 alone, with any nonce
 //! and any last block.
 
+use super::scalar::Scalar;
 use crate::crypto::batch::{Kernel, Lanes, Message, OneTimeKey, Packet, Tag, tag_one};
+#[cfg(target_arch = "x86_64")]
 use crate::crypto::{avx2, avx512};
 
 /// One back end's kernel.
@@ -13,20 +15,27 @@ pub(super) struct UnderTest {
 
 /// The kernels that this CPU can run.
 pub(super) fn all() -> Vec<UnderTest> {
-    let mut all = Vec::new();
-    if avx512::Avx512::find().is_some() {
-        all.push(UnderTest {
-            name: "avx512",
-            run: avx512::Vectors::run,
-            tags: avx512::Vectors::tags,
-        });
-    }
-    if avx2::Avx2::find().is_some() {
-        all.push(UnderTest {
-            name: "avx2",
-            run: avx2::Vectors::run,
-            tags: avx2::Vectors::tags,
-        });
+    let mut all = vec![UnderTest {
+        name: "scalar",
+        run: Scalar::run,
+        tags: Scalar::tags,
+    }];
+    #[cfg(target_arch = "x86_64")]
+    {
+        if avx512::Avx512::find().is_some() {
+            all.push(UnderTest {
+                name: "avx512",
+                run: avx512::Vectors::run,
+                tags: avx512::Vectors::tags,
+            });
+        }
+        if avx2::Avx2::find().is_some() {
+            all.push(UnderTest {
+                name: "avx2",
+                run: avx2::Vectors::run,
+                tags: avx2::Vectors::tags,
+            });
+        }
     }
     all
 }

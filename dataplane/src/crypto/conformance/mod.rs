@@ -9,11 +9,16 @@
 
 mod batches;
 mod differential;
-#[cfg(target_arch = "x86_64")]
 mod extremes;
 #[cfg(unix)]
 mod guard;
-#[cfg(target_arch = "x86_64")]
 mod kernels;
-#[cfg(target_arch = "x86_64")]
 mod known_answers;
+mod scalar;
+
+use super::{BatchAead, backend};
+
+/// Every back end that can run here, and the scalar kernel.
+fn back_ends() -> impl Iterator<Item = &'static dyn BatchAead> {
+    backend::supported().chain([&scalar::Scalar as &dyn BatchAead])
+}

@@ -11,6 +11,7 @@
 
 mod build_ebpf;
 mod ci;
+mod compare;
 mod demo;
 mod fuzz;
 mod interrupt;
@@ -39,6 +40,8 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     /// Everything that has to hold before a change goes in
     Ci(ci::Args),
+    /// Measure ringspan beside other user-space implementations, interleaved, in one run
+    Compare(compare::Args),
     /// Build a mesh of nodes in network namespaces and move traffic between all of them
     Demo(demo::Args),
     /// Run the fuzz targets
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::BuildEbpf(args) => build_ebpf::run(&args),
         Command::Ci(args) => ci::run_steps(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::ZeroCopy(args) => zero_copy::run(&args),

@@ -22,6 +22,8 @@ pub enum Need {
     AfXdp,
     /// A program on `PATH` (or in `/usr/sbin`, `/sbin`), by its name.
     Program(&'static str),
+    /// A kernel without WireGuard: where it has it, `wg-quick` takes no other.
+    NoKernelWireGuard,
     /// A virtual machine with a Debian kernel; see [`vm`](crate::vm).
     Vm,
 }
@@ -45,9 +47,13 @@ impl Need {
                     .map(|name| format!("needs {name} to load XDP programs: run as root")),
             },
             Self::AfXdp => af_xdp(),
-            Self::Program(name) => program(name)
-                .is_none()
-                .then(|| format!("needs the program {name}: apt-get install {name}")),
+            Self::Program(name) => program(name).is_none().then(|| {
+                format!(
+                    "needs the program {name}: apt-get install {}",
+                    package(name)
+                )
+            }),
+            Self::NoKernelWireGuard => kernel_wireguard(),
             Self::Vm => crate::vm::missing(),
         }
     }
@@ -67,6 +73,30 @@ pub fn program(name: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
+}
+
+/// The Debian package of a program.
+fn package(program: &str) -> &str {
+    match program {
+        "wg" | "wg-quick" => "wireguard-tools",
+        "nft" => "nftables",
+        other => other,
+    }
+}
+
+/// Built in, loaded, or there to be loaded when an interface of its kind is asked for.
+fn kernel_wireguard() -> Option<String> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let modules = format!(
+        "/lib/modules/{}/kernel/drivers/net/wireguard",
+        release.trim()
+    );
+    ["/sys/module/wireguard", &modules]
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .map(|path| {
+            format!("needs a kernel without WireGuard, which wg-quick would take: {path} is there")
+        })
 }
 
 #[derive(Clone, Copy)]

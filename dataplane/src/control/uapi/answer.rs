@@ -29,10 +29,11 @@ pub fn state(device: &DeviceState) -> Zeroizing<String> {
     text.0
 }
 
-/// The answer to a `set`, or to what is no request.
+/// The answer to a `set`, or to what is no request. Numbers are negative, as the kernel's are:
+/// `wg` takes them so.
 #[must_use]
 pub fn outcome(outcome: Result<(), Errno>) -> String {
-    let errno = outcome.map_or_else(Errno::raw, |()| 0);
+    let errno = outcome.map_or_else(|errno| -errno.raw(), |()| 0);
     format!("errno={errno}\n\n")
 }
 

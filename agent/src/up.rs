@@ -89,7 +89,7 @@ fn report(path: &Path, config: &Config, notes: &[Note]) -> io::Result<()> {
     }
     writeln!(
         io::stdout().lock(),
-        "{}: good: tunnel {}, {} peers",
+        "{}: good: tunnel {}, peers: {}",
         path.display(),
         config.name,
         config.peers.len()

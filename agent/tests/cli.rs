@@ -163,7 +163,7 @@ fn a_good_configuration_is_called_good_and_starts_nothing() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(
         stdout(&output),
-        format!("{toml}: good: tunnel mesh0, 0 peers\n")
+        format!("{toml}: good: tunnel mesh0, peers: 0\n")
     );
     assert_eq!(stderr(&output), "");
 }

@@ -49,7 +49,7 @@ pub(crate) fn run(
             .map_err(io_error("starting the status thread"))?
     };
     tracing::info!(
-        "tunnel {} is up: UDP port {}, {} peers",
+        "tunnel {} is up: UDP port {}, peers: {}",
         config.name,
         plane.listen_port(),
         config.peers.len()

@@ -53,6 +53,11 @@ pub enum StartError {
         /// Inner pairs given.
         inner: usize,
     },
+    /// A number of workers or a mark, with drivers of the caller's own.
+    #[error(
+        "with `Outer::custom` there is one worker for each pair of drivers, and marks are theirs: leave out `.workers()` and `.fwmark()`"
+    )]
+    NotForCustom,
     /// The UDP port.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -165,7 +170,7 @@ pub(super) struct OpenOuter {
 
 fn open_outer(outer: Outer, request: &OuterRequest) -> Result<OpenOuter, StartError> {
     let wish = match outer.0 {
-        OuterWish::Custom(custom) => return open_custom(custom, request.listen_port),
+        OuterWish::Custom(custom) => return open_custom(custom, request),
         OuterWish::Udp => None,
         OuterWish::Xdp(wish) => Some(wish),
     };
@@ -191,8 +196,11 @@ fn open_outer(outer: Outer, request: &OuterRequest) -> Result<OpenOuter, StartEr
     }
 }
 
-fn open_custom(custom: CustomOuter, listen_port: u16) -> Result<OpenOuter, StartError> {
+fn open_custom(custom: CustomOuter, request: &OuterRequest) -> Result<OpenOuter, StartError> {
     let CustomOuter { rx, tx, control_tx } = custom;
+    if request.workers.is_some_and(|workers| workers != rx.len()) || request.fwmark != 0 {
+        return Err(StartError::NotForCustom);
+    }
     if rx.len() != tx.len() || rx.is_empty() {
         return Err(StartError::Uneven {
             outer_rx: rx.len(),
@@ -209,7 +217,7 @@ fn open_custom(custom: CustomOuter, listen_port: u16) -> Result<OpenOuter, Start
         ports,
         control_tx,
         settings: OuterSettings {
-            declared_port: listen_port,
+            declared_port: request.listen_port,
             ..OuterSettings::default()
         },
         notes: Vec::new(),

@@ -218,7 +218,11 @@ impl Loop {
         true
     }
 
-    /// One batch from every driver; the number of packets.
+    /// One batch from every driver; the number of packets. A driver that fails keeps none of the
+    /// others from their turn.
+    ///
+    /// # Errors
+    /// The first driver's error, where no driver had anything.
     fn turn(&mut self) -> io::Result<usize> {
         let Self {
             engine,
@@ -227,21 +231,23 @@ impl Loop {
             ..
         } = self;
         let now = monotonic();
-        let mut work = 0;
+        let mut turn = Ok(0);
         for rx in &mut ports.outer_rx {
-            work += rx.recv_batch(&mut |datagrams| {
+            let received = rx.recv_batch(&mut |datagrams| {
                 engine.open(now, datagrams, &mut *ports.inner_tx, mailbox);
-            })?;
+            });
+            turn = merge(turn, received);
         }
         if engine.wants_release() {
             engine.release_staged(now, &mut *ports.outer_tx, mailbox);
         }
         for rx in &mut ports.inner_rx {
-            work += rx.recv_batch(&mut |packets| {
+            let received = rx.recv_batch(&mut |packets| {
                 engine.seal(now, packets, &mut *ports.outer_tx, mailbox);
-            })?;
+            });
+            turn = merge(turn, received);
         }
-        Ok(work)
+        turn
     }
 
     fn release_staged(&mut self) {
@@ -324,6 +330,15 @@ impl Loop {
     }
 }
 
+/// What two drivers did: packets outweigh errors, the first error outweighs idleness.
+fn merge(a: io::Result<usize>, b: io::Result<usize>) -> io::Result<usize> {
+    match (a, b) {
+        (Ok(a), Ok(b)) => Ok(a + b),
+        (Ok(0), Err(error)) | (Err(error), Ok(0) | Err(_)) => Err(error),
+        (Ok(work), Err(_)) | (Err(_), Ok(work)) => Ok(work),
+    }
+}
+
 /// Everything a worker waits for. Descriptors are registered once: drivers keep theirs for
 /// life, and only a new listen port puts other sockets behind them ([`Request::Register`]).
 fn wait_set(ports: &Ports, waker: &Waker) -> io::Result<OwnedFd> {
@@ -359,5 +374,20 @@ fn timespec(span: Duration) -> Timespec {
     Timespec {
         tv_sec: span.as_secs() as i64,
         tv_nsec: i64::from(span.subsec_nanos()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_driver_does_not_hold_up_a_working_one() {
+        let failed = || Err(io::Error::other("down"));
+        assert_eq!(merge(Ok(3), failed()).unwrap(), 3);
+        assert_eq!(merge(failed(), Ok(3)).unwrap(), 3);
+        assert_eq!(merge(Ok(3), Ok(4)).unwrap(), 7);
+        assert!(merge(failed(), Ok(0)).is_err() && merge(Ok(0), failed()).is_err());
+        assert!(merge(failed(), failed()).is_err());
     }
 }

@@ -1,6 +1,8 @@
 //! Floor 8: peer specs in, table generations out; statuses of what runs.
 
 pub mod device;
+#[cfg(feature = "discovery-codec")]
+pub mod discovery;
 pub mod documents;
 pub mod handle;
 pub mod kubespan;

@@ -1,5 +1,6 @@
 //! What privileged tests stand on: test networks made of namespaces, traffic that checks itself,
-//! foreign WireGuard implementations as peers, a virtual machine with the kernel's own WireGuard,
+//! foreign WireGuard implementations as peers, a discovery
+//! service, a virtual machine with the kernel's own WireGuard,
 //! and a harness that reports a test that cannot run here as *ignored*, with the reason.
 //!
 //! Everything is made over netlink and system calls: neither `ip` nor `wg` nor `iperf3` is asked
@@ -9,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod child;
+pub mod discovery;
 pub mod harness;
 pub mod netns;
 pub mod peers;

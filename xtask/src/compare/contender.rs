@@ -157,7 +157,7 @@ impl Installed {
             });
         }
         let process = space.spawn(&self.program, |command| {
-            if self.contender == Contender::Boringtun {
+            if matches!(self.contender, Contender::Boringtun | Contender::Gotatun) {
                 command.arg("--disable-drop-privileges");
             }
             command.args(["--foreground", &name]);

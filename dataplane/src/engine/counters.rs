@@ -95,6 +95,10 @@ counters! {
     no_endpoint,
     /// Packets that no datagram can hold.
     oversized,
+    /// This node's own datagrams that the host routed back into the tunnel.
+    looped,
+    /// ICMP errors delivered to inner senders.
+    errors_delivered,
     /// Packets that had to wait for a handshake.
     staged,
     /// Packets dropped because too many waited.

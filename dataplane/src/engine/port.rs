@@ -133,6 +133,10 @@ pub trait OuterTx: Send {
         false
     }
 
+    /// From now on the longest datagram of a peer may be `bytes` long (UDP payload): the inner MTU
+    /// was changed. A driver that cannot send that says so by [`reaches`](Self::reaches).
+    fn set_longest(&mut self, _bytes: usize) {}
+
     /// What the driver is and does.
     fn info(&self) -> DriverInfo;
 
@@ -156,6 +160,12 @@ pub trait InnerRx: Pollable + Send {
 pub trait InnerTx: Send {
     /// Delivers `packets` in their order.
     fn send_batch(&mut self, packets: &[&[u8]]) -> Sent;
+
+    /// The longest packet that the host sends, in bytes, as it is now; `None` where the driver
+    /// does not know. Not for every packet: it may ask the kernel.
+    fn mtu(&self) -> Option<u16> {
+        None
+    }
 
     /// What the driver is and does.
     fn info(&self) -> DriverInfo;

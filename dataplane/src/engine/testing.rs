@@ -186,6 +186,13 @@ impl Node {
         self.outer.sent.split_off(0)
     }
 
+    /// ICMP errors about the last packets.
+    pub(super) fn errors(&mut self) -> Vec<Vec<u8>> {
+        assert!(self.inner.0.is_empty());
+        self.worker.deliver_errors(&mut self.inner);
+        self.received()
+    }
+
     /// Sends what waited.
     pub(super) fn release(&mut self, now: Instant) -> Vec<Sealed> {
         let count = self

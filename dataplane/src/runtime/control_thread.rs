@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
-use tracing::trace;
+use tracing::{info, trace};
 
 use super::clock::now;
+use super::interruption::Watch;
 use super::mailbox::{CAPACITY, Letters, Mail};
 use super::wake::Waker;
 use crate::engine::handshakes::{Handshakes, Output};
@@ -52,6 +53,7 @@ impl ControlThread {
             inbox,
             tx,
             workers,
+            watch: Watch::begin(),
         };
         let thread = thread::Builder::new()
             .name("control".to_owned())
@@ -102,11 +104,19 @@ struct Loop {
     inbox: Receiver<Task>,
     tx: Box<dyn OuterTx>,
     workers: Vec<Arc<Waker>>,
+    watch: Watch,
 }
 
 impl Loop {
     fn run(mut self) {
         loop {
+            // At least once a second: timers look at all peers that often.
+            if let Some(interruption) = self.watch.look() {
+                info!(
+                    "the machine was interrupted ({interruption:?}): all session keys are forgotten"
+                );
+                self.handshakes.forget_sessions();
+            }
             let deadline = {
                 let Self {
                     handshakes,

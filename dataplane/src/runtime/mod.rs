@@ -12,6 +12,7 @@
 
 pub mod clock;
 pub mod control_thread;
+pub mod interruption;
 pub mod mailbox;
 pub mod node;
 pub mod outer_pair;

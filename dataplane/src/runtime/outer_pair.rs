@@ -57,6 +57,11 @@ impl<A: OuterTx, B: OuterTx> OuterTx for OuterPair<A, B> {
         self.first.flush() | self.second.flush()
     }
 
+    fn set_longest(&mut self, bytes: usize) {
+        self.first.set_longest(bytes);
+        self.second.set_longest(bytes);
+    }
+
     fn info(&self) -> DriverInfo {
         let (first, second) = (self.first.info(), self.second.info());
         DriverInfo {

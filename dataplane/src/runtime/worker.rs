@@ -16,6 +16,8 @@ use super::mailbox::Mailbox;
 use super::wake::Waker;
 use crate::engine::Worker;
 use crate::engine::port::{DriverInfo, InnerRx, InnerTx, OuterRx, OuterTx};
+use crate::time::Instant;
+use crate::wire::message::DATA_OVERHEAD;
 
 /// Events taken from the kernel at once. More than that are ready again at the next look.
 const MAX_EVENTS: usize = 16;
@@ -35,6 +37,9 @@ const UNSENT_POLL: Duration = Duration::from_millis(1);
 /// Pause after a driver's error: long enough not to spin, short enough for an interface that
 /// is only down for a moment.
 const ERROR_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often, while there is work, the inner interface is asked for its MTU.
+const MTU_PERIOD: Duration = Duration::from_millis(250);
 
 /// The drivers of one worker.
 pub struct Ports {
@@ -101,6 +106,8 @@ impl WorkerThread {
             epoll,
             unsent_pause: UNSENT_POLL,
             failures: 0,
+            mtu: None,
+            mtu_asked: None,
         };
         let thread = thread::Builder::new()
             .name(format!("worker {number}"))
@@ -184,6 +191,9 @@ struct Loop {
     epoll: OwnedFd,
     unsent_pause: Duration,
     failures: u64,
+    /// The inner interface's MTU, and when it was asked for.
+    mtu: Option<u16>,
+    mtu_asked: Option<Instant>,
 }
 
 impl Loop {
@@ -195,6 +205,7 @@ impl Loop {
                 }
                 self.release_staged();
             }
+            self.follow_mtu();
             match self.turn() {
                 Ok(0) => self.sleep(),
                 Ok(_) => {}
@@ -216,6 +227,22 @@ impl Loop {
             }
         }
         true
+    }
+
+    /// Follows what an administrator makes of the inner interface's MTU.
+    fn follow_mtu(&mut self) {
+        let now = monotonic();
+        if self.mtu_asked.is_some_and(|at| now.since(at) < MTU_PERIOD) {
+            return;
+        }
+        self.mtu_asked = Some(now);
+        let mtu = self.ports.inner_tx.mtu();
+        if let Some(mtu) = mtu.filter(|mtu| Some(*mtu) != self.mtu) {
+            self.mtu = Some(mtu);
+            self.engine.set_mtu(mtu);
+            let longest = usize::from(mtu) + DATA_OVERHEAD;
+            self.ports.outer_tx.set_longest(longest);
+        }
     }
 
     /// One batch from every driver; the number of packets. A driver that fails keeps none of the
@@ -247,6 +274,7 @@ impl Loop {
             });
             turn = merge(turn, received);
         }
+        engine.deliver_errors(&mut *ports.inner_tx);
         turn
     }
 

@@ -2,6 +2,7 @@
 
 pub mod checksum;
 pub mod ecn;
+pub mod icmp;
 pub mod ip;
 pub mod message;
 

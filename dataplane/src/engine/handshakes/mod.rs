@@ -276,6 +276,7 @@ impl Handshakes {
     /// Forgets all sessions and handshakes of all peers at once: the machine was suspended or
     /// cloned, so that counters may have been used elsewhere.
     pub fn forget_sessions(&mut self) {
+        self.statistics.interruptions += 1;
         for state in self.peers.values_mut() {
             state.forget_keys(&self.mesh);
             state.timers.reset();

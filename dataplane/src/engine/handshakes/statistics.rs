@@ -38,6 +38,8 @@ pub struct Statistics {
     pub replayed: u64,
     /// Initiations too soon after the last one.
     pub flooded: u64,
+    /// How often all sessions were forgotten because the machine was suspended or cloned.
+    pub interruptions: u64,
     /// Messages dropped for lack of randomness or receiver indices.
     pub out_of_resources: u64,
 }
@@ -61,7 +63,7 @@ impl Statistics {
 
     /// Every total with its name, for metrics and statuses.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, u64); 17] {
+    pub fn named(&self) -> [(&'static str, u64); 18] {
         [
             ("initiations_sent", self.initiations_sent),
             ("responses_sent", self.responses_sent),
@@ -79,6 +81,7 @@ impl Statistics {
             ("unknown_index", self.unknown_index),
             ("replayed", self.replayed),
             ("flooded", self.flooded),
+            ("interruptions", self.interruptions),
             ("out_of_resources", self.out_of_resources),
         ]
     }

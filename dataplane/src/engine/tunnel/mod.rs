@@ -106,7 +106,8 @@ pub enum Action<'a> {
     },
     /// Hand this IP packet to the host.
     Deliver {
-        /// The packet: authentic, of its sender's addresses, without padding.
+        /// The packet: authentic, of its sender's addresses, without padding; or an ICMP error
+        /// of this end about a packet that could not be sealed.
         packet: &'a [u8],
     },
     /// A handshake with the peer that this end has begun is done.
@@ -260,7 +261,8 @@ impl Tunnel {
         self.open(now, &mut [datagram], out);
     }
 
-    /// [`encapsulate`](Self::encapsulate) for any number of packets, in order.
+    /// [`encapsulate`](Self::encapsulate) for any number of packets, in order. What is delivered
+    /// meanwhile are ICMP errors about packets that go nowhere.
     pub fn seal(&mut self, now: Now, packets: &mut [Packet<'_>], out: Actions<'_>) {
         let mut outer = Lend {
             buffer: &mut self.buffer,
@@ -268,6 +270,7 @@ impl Tunnel {
         };
         self.worker
             .seal(now.monotonic, packets, &mut outer, &mut self.mailbox);
+        self.worker.deliver_errors(&mut Receive { out: &mut *out });
         self.answer(now, out);
     }
 

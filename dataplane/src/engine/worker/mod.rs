@@ -11,7 +11,9 @@
 //! else while it holds it. The only queue is that of the packets that wait for a handshake,
 //! bounded per peer and in bytes.
 
+mod errors;
 mod open;
+mod routing_loop;
 mod seal;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use super::port::ControlSink;
 use super::staged::Staged;
 use crate::crypto::{BatchAead, PublicKey};
 use crate::mesh::{Mesh, Peer};
+use errors::Errors;
 
 /// What a worker must know beside its tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +43,7 @@ pub struct Worker {
     staged: Staged,
     /// A session was confirmed since packets were last released.
     confirmed: bool,
+    errors: Errors,
     counters: Arc<WorkerCounters>,
 }
 
@@ -53,8 +57,15 @@ impl Worker {
             config,
             staged: Staged::default(),
             confirmed: false,
+            errors: Errors::new(),
             counters: Arc::default(),
         }
+    }
+
+    /// Has packets padded up to another MTU, in bytes, from now on; 0 is no limit: the inner
+    /// interface's was changed.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.config.mtu = mtu;
     }
 
     /// Whether packets wait for a handshake: [`Worker::release_staged`] is to be called when a

@@ -7,6 +7,7 @@ use arc_swap::Guard;
 use arrayvec::ArrayVec;
 use zerocopy::IntoBytes;
 
+use super::routing_loop::is_own;
 use super::{Worker, want_handshake};
 use crate::crypto::{AeadKey, BatchAead, SealJob};
 use crate::engine::counters::Totals;
@@ -16,6 +17,7 @@ use crate::noise::Session;
 use crate::noise::constants::PADDING_MULTIPLE;
 use crate::noise::session::SessionSet;
 use crate::time::Instant;
+use crate::wire::icmp::Problem;
 use crate::wire::message::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader};
 use crate::wire::{Ecn, Ip};
 
@@ -146,10 +148,13 @@ impl Worker {
             };
             let Some(peer) = table.allowed_ips.lookup(ip.destination()) else {
                 totals.no_peer += 1;
+                self.errors.answer(now, data, Problem::Unreachable);
                 continue;
             };
             if self.datagram_len(data.len()) > MAX_DATAGRAM {
                 totals.oversized += 1;
+                let mtu = self.longest_packet();
+                self.errors.answer(now, data, Problem::TooBig { mtu });
                 continue;
             }
             let ecn = ip.ecn().encapsulate();
@@ -211,7 +216,12 @@ impl Worker {
                 Ok(run) => {
                     let _ = runs.try_push(run);
                 }
-                Err(Unready::NoEndpoint) => totals.no_endpoint += packets.len() as u64,
+                Err(Unready::NoEndpoint) => {
+                    totals.no_endpoint += packets.len() as u64;
+                    for packet in packets {
+                        self.errors.answer(now, packet.data, Problem::Unreachable);
+                    }
+                }
                 Err(Unready::NoSession) => {
                     totals.staged += packets.len() as u64;
                     for packet in packets {
@@ -232,6 +242,10 @@ impl Worker {
             };
             let packets = outgoing.get(run.packets.clone()).unwrap_or_default();
             for (packet, counter) in packets.iter().zip(run.first_counter..) {
+                if is_own(packet.data, &run.to.remote, session.keys().remote_index) {
+                    totals.looped += 1;
+                    continue;
+                }
                 let _ = messages.try_push(Message {
                     run: number,
                     key: &session.keys().sending,
@@ -268,6 +282,14 @@ impl Worker {
             if session.is_some_and(|session| session.wants_rekey_on_send(now)) {
                 want_handshake(run.peer, control);
             }
+        }
+    }
+
+    /// The longest packet that a sender is told to send.
+    fn longest_packet(&self) -> u16 {
+        match self.config.mtu {
+            0 => (MAX_DATAGRAM - DATA_OVERHEAD - PADDING_MULTIPLE) as u16,
+            mtu => mtu,
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::thread;
 
 use super::*;
-use crate::engine::testing::{Node, Sealed, connect, endpoint, packet};
+use crate::engine::testing::{MTU, Node, Sealed, connect, endpoint, packet};
 use crate::noise::constants::{REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_ATTEMPT_TIME};
 use crate::time::Instant;
 use crate::wire::Ecn;
@@ -436,4 +436,136 @@ fn workers_share_a_session_without_reusing_a_counter_or_delivering_twice() {
     assert_eq!(totals.confirmed + more.confirmed, 1);
     assert_eq!(pair.a_of_b.counters.rx_packets.load(Relaxed), 2000);
     assert_eq!(pair.b_of_a.counters.tx_packets.load(Relaxed), 2000);
+}
+
+#[test]
+fn senders_of_what_goes_nowhere_are_told() {
+    let mut pair = Pair::connected();
+    let homeless = Arc::new(Peer::new([5; 32].into()));
+    pair.a
+        .mesh
+        .update(|update| update.allow(&"fd00:5::/32".parse().unwrap(), &homeless));
+    let nowhere = [
+        packet("10.0.1.1", "10.0.3.1", 0, 64),
+        packet("fd00:1::1", "fd00:5::1", 0, 80),
+        packet("10.0.1.1", "10.0.2.1", 0, 65_500),
+    ];
+    assert!(pair.a.seal(START, &nowhere).is_empty());
+    let errors = pair.a.errors();
+    // Type and code: host unreachable, fragmentation needed with the MTU; for IPv6, which is
+    // looked at later, address unreachable.
+    let said = |error: &[u8]| (error[0] >> 4, error.get(20..28).map(<[u8]>::to_vec));
+    assert_eq!(errors.len(), 3);
+    assert_eq!((said(&errors[0]).0, &errors[0][20..22]), (4, &[3, 1][..]));
+    assert_eq!((said(&errors[1]).0, &errors[1][20..22]), (4, &[3, 4][..]));
+    assert_eq!(errors[1][26..28], MTU.to_be_bytes());
+    assert_eq!((said(&errors[2]).0, &errors[2][40..42]), (6, &[1, 3][..]));
+    assert_eq!(errors[0][28..], nowhere[0]);
+    assert!(pair.a.errors().is_empty(), "told once");
+    assert_eq!(pair.a.totals().errors_delivered, 3);
+
+    // What waits for a handshake is not lost yet, and what is no packet has no sender.
+    let mut alone = Pair::new();
+    alone.a.seal(START, &[a_to_b(0), vec![0x45; 10], vec![]]);
+    assert!(alone.a.errors().is_empty());
+    // An error is not answered by an error.
+    pair.a.seal(START, &errors[..1]);
+    assert_eq!(pair.a.totals().no_peer, 2);
+    assert!(pair.a.errors().is_empty());
+}
+
+#[test]
+fn errors_have_a_rate_for_each_sender_and_for_all() {
+    let mut pair = Pair::new();
+    let lost = |host: usize| {
+        packet(
+            &format!("10.1.{}.{}", host / 200, host % 200 + 1),
+            "10.0.3.1",
+            0,
+            64,
+        )
+    };
+    let mut count = |now, packets: &[Vec<u8>]| {
+        let mut told = 0;
+        for packet in packets {
+            pair.a.seal(now, std::slice::from_ref(packet));
+            told += pair.a.errors().len();
+        }
+        told
+    };
+    assert_eq!(count(START, &vec![lost(0); 100]), 6);
+    let crowd: Vec<_> = (1..400).map(lost).collect();
+    assert_eq!(count(START, &crowd), 50 - 6);
+    assert_eq!(count(START + secs(2), &vec![lost(0); 100]), 6);
+    // One batch leaves no more than it has room for.
+    pair.a.seal(START + secs(4), &crowd[..100]);
+    assert_eq!(pair.a.errors().len(), 16);
+}
+
+#[test]
+fn padding_follows_a_changed_mtu() {
+    let mut pair = Pair::connected();
+    for (mtu, len, datagram) in [
+        (1300, 1297, 32 + 1300),
+        (1299, 1297, 32 + 1299),
+        (0, 1297, 32 + 1312),
+    ] {
+        pair.a.worker.set_mtu(mtu);
+        let packet = packet("10.0.1.1", "10.0.2.1", 0, len);
+        let sealed = pair.a.seal(START, std::slice::from_ref(&packet));
+        assert_eq!(sealed[0].payload.len(), datagram, "MTU {mtu}");
+        pair.b.open(START, A, &sealed);
+        assert_eq!(pair.b.received(), [packet]);
+    }
+}
+
+/// The host routes the endpoint into the tunnel: a datagram comes back as a packet.
+fn come_back(sealed: &Sealed, from: &str, fragment: bool) -> Vec<u8> {
+    let to = sealed.to.remote;
+    let v6 = to.is_ipv6();
+    let headers = if v6 { 40 } else { 20 };
+    let mut back = packet(
+        from,
+        &to.ip().to_string(),
+        0,
+        headers + 8 + sealed.payload.len(),
+    );
+    back[headers..headers + 2].copy_from_slice(&51820_u16.to_be_bytes());
+    back[headers + 2..headers + 4].copy_from_slice(&to.port().to_be_bytes());
+    back[headers + 8..].copy_from_slice(&sealed.payload);
+    if fragment {
+        back[6] = 0x20;
+    }
+    back
+}
+
+#[test]
+fn a_routing_loop_ends_at_the_first_turn() {
+    for (endpoint, from, prefix) in [
+        (B, "192.0.2.1", "192.0.2.0/24"),
+        ("[2001:db8::2]:51820", "2001:db8::1", "2001:db8::/32"),
+    ] {
+        let mut pair = Pair::connected();
+        pair.b_of_a.set_endpoint(self::endpoint(endpoint));
+        pair.a
+            .mesh
+            .update(|update| update.allow(&prefix.parse().unwrap(), &pair.b_of_a));
+        let sealed = pair.a.seal(START, &[a_to_b(0), a_to_b(1000)]);
+        let fragment = !endpoint.starts_with('[');
+        let back = [
+            come_back(&sealed[0], from, false),
+            come_back(&sealed[1], from, fragment),
+        ];
+        assert!(pair.a.seal(START, &back).is_empty());
+        assert_eq!(pair.a.totals().looped, 2);
+        // Others may speak to the same address, even to the same port, even WireGuard.
+        let mut other = back[0].clone();
+        let index = other.len() - sealed[0].payload.len() + 4;
+        other[index] ^= 1;
+        let mut port = back[0].clone();
+        let udp = other.len() - sealed[0].payload.len() - 8;
+        port[udp + 3] ^= 1;
+        assert_eq!(pair.a.seal(START, &[other, port]).len(), 2);
+        assert_eq!(pair.a.totals().looped, 2);
+    }
 }

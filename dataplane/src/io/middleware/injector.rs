@@ -147,6 +147,10 @@ impl<D: InnerRx> InnerRx for FaultInjector<D> {
 }
 
 impl<D: OuterTx> OuterTx for FaultInjector<D> {
+    fn set_longest(&mut self, bytes: usize) {
+        self.driver.set_longest(bytes);
+    }
+
     fn reaches(&mut self, endpoint: &Endpoint) -> bool {
         self.driver.reaches(endpoint)
     }
@@ -226,6 +230,10 @@ impl<D: OuterTx> OuterTx for FaultInjector<D> {
 }
 
 impl<D: InnerTx> InnerTx for FaultInjector<D> {
+    fn mtu(&self) -> Option<u16> {
+        self.driver.mtu()
+    }
+
     fn send_batch(&mut self, packets: &[&[u8]]) -> Sent {
         for packet in packets {
             self.lane.pass(Meta::inner(), packet);

@@ -108,6 +108,10 @@ impl<D: InnerRx> InnerRx for PcapTap<D> {
 }
 
 impl<D: OuterTx> OuterTx for PcapTap<D> {
+    fn set_longest(&mut self, bytes: usize) {
+        self.driver.set_longest(bytes);
+    }
+
     fn reaches(&mut self, endpoint: &Endpoint) -> bool {
         self.driver.reaches(endpoint)
     }
@@ -157,6 +161,10 @@ impl<D: InnerTx> InnerTx for PcapTap<D> {
                 .try_for_each(|packet| recorder.packet(packet))
         });
         self.driver.send_batch(packets)
+    }
+
+    fn mtu(&self) -> Option<u16> {
+        self.driver.mtu()
     }
 
     fn info(&self) -> DriverInfo {

@@ -116,7 +116,7 @@ pub struct Tun {
     offloads: Kinds,
     /// For ioctls about the interface: a socket belongs to a network namespace for good, the
     /// calling thread may not.
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
 }
 
 impl Tun {
@@ -142,7 +142,7 @@ impl Tun {
             index: 0,
             queues: vec![Arc::new(first)],
             offloads: Kinds::NONE,
-            socket,
+            socket: Arc::new(socket),
         };
         tun.offloads = tun.enable_offloads(config.offload);
         for _ in 1..queues {
@@ -192,7 +192,7 @@ impl Tun {
     /// # Errors
     /// When the interface is gone.
     pub fn mtu(&self) -> io::Result<u32> {
-        Ok(self.ask(libc::SIOCGIFMTU as _)?.int().cast_unsigned())
+        mtu(&self.socket, &self.name)
     }
 
     /// Changes the MTU.
@@ -226,7 +226,8 @@ impl Tun {
     #[must_use]
     pub fn tx(&self, queue: usize) -> Option<TunTx> {
         let fd = Arc::clone(self.queues.get(queue)?);
-        Some(TunTx::new(fd, self.describe(queue), self.offloads))
+        let socket = Arc::clone(&self.socket);
+        Some(TunTx::new(fd, socket, self.describe(queue), self.offloads))
     }
 
     /// For statuses; the queue only where there are several.
@@ -274,6 +275,13 @@ impl Tun {
             .with_flags(flags | libc::IFF_UP as i16)
             .submit(self.socket.as_fd(), libc::SIOCSIFFLAGS as _)
     }
+}
+
+/// The MTU of an interface in the network namespace of `socket`, in bytes.
+pub(super) fn mtu(socket: &OwnedFd, interface: &str) -> io::Result<u32> {
+    let mut request = Request::new(interface);
+    request.submit(socket.as_fd(), libc::SIOCGIFMTU as _)?;
+    Ok(request.int().cast_unsigned())
 }
 
 /// Creates the interface, or attaches another queue to it; returns its name.

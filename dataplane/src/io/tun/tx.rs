@@ -18,6 +18,8 @@ const PLAIN: [u8; vnet::HEADER] = [0; vnet::HEADER];
 #[derive(Debug)]
 pub struct TunTx {
     fd: Arc<OwnedFd>,
+    /// For questions about the interface.
+    socket: Arc<OwnedFd>,
     info: DriverInfo,
     /// What is put together; less where the kernel refused.
     kinds: Kinds,
@@ -28,9 +30,15 @@ pub struct TunTx {
 }
 
 impl TunTx {
-    pub(super) const fn new(fd: Arc<OwnedFd>, info: DriverInfo, kinds: Kinds) -> Self {
+    pub(super) const fn new(
+        fd: Arc<OwnedFd>,
+        socket: Arc<OwnedFd>,
+        info: DriverInfo,
+        kinds: Kinds,
+    ) -> Self {
         Self {
             fd,
+            socket,
             info,
             kinds,
             packets: 0,
@@ -116,6 +124,11 @@ impl InnerTx for TunTx {
         self.packets += accepted as u64;
         self.refused += dropped as u64;
         Sent { accepted, dropped }
+    }
+
+    fn mtu(&self) -> Option<u16> {
+        let mtu = super::open::mtu(&self.socket, &self.info.interface).ok()?;
+        u16::try_from(mtu).ok()
     }
 
     fn info(&self) -> DriverInfo {

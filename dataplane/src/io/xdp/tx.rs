@@ -257,7 +257,8 @@ impl XdpTx {
         }
         let template = HeaderTemplate::new(&path, source_port, endpoint.remote)?;
         let largest = template.ip_length() + usize::from(self.settings.largest_datagram);
-        if largest > path.mtu as usize {
+        let fits_chunk = usize::from(self.settings.largest_datagram) <= CHUNK_SIZE - PAYLOAD_OFFSET;
+        if largest > path.mtu as usize || !fits_chunk {
             return None;
         }
         Some(Current {
@@ -394,6 +395,12 @@ impl AsFd for XdpTx {
 }
 
 impl OuterTx for XdpTx {
+    fn set_longest(&mut self, bytes: usize) {
+        // Paths are judged anew.
+        self.settings.largest_datagram = u16::try_from(bytes).unwrap_or(u16::MAX);
+        self.current = None;
+    }
+
     fn reaches(&mut self, endpoint: &Endpoint) -> bool {
         let generation = self.paths.refresh();
         self.select(endpoint, generation)

@@ -63,6 +63,11 @@ const STEPS: &[Step] = &[
         },
     },
     Step {
+        name: "dependencies",
+        what: "no locked dependency is one that deny.toml bans",
+        run: |_| run(cargo(&["xtask", "dependencies"])),
+    },
+    Step {
         name: "vm",
         what: "prepare the virtual machine of the tests",
         run: |_| prepare_vm(),

@@ -13,6 +13,7 @@ mod build_ebpf;
 mod ci;
 mod compare;
 mod demo;
+mod dependencies;
 mod fuzz;
 mod interrupt;
 mod workspace;
@@ -44,6 +45,8 @@ enum Command {
     Compare(compare::Args),
     /// Build a mesh of nodes in network namespaces and move traffic between all of them
     Demo(demo::Args),
+    /// Check locked dependencies against the bans and minimum versions of deny.toml
+    Dependencies,
     /// Run the fuzz targets
     Fuzz(fuzz::Args),
     /// Prove AF_XDP's modes on the network cards of a virtual machine
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Ci(args) => ci::run_steps(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Dependencies => dependencies::check(),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::ZeroCopy(args) => zero_copy::run(&args),
     };

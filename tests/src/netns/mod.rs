@@ -301,6 +301,23 @@ impl Namespace {
     /// When the link does not exist or has the address.
     pub fn add_address(&self, link: &str, address: impl Into<IpNet>) -> Result<(), NetError> {
         let address = address.into();
+        let message = RouteNetlinkMessage::NewAddress(self.address_message(link, address)?);
+        self.change(message, NLM_F_CREATE | NLM_F_EXCL, || {
+            format!("give {link} the address {address}")
+        })
+    }
+
+    /// Takes an address from `link`.
+    ///
+    /// # Errors
+    /// When the link does not exist or does not have the address.
+    pub fn remove_address(&self, link: &str, address: impl Into<IpNet>) -> Result<(), NetError> {
+        let address = address.into();
+        let message = RouteNetlinkMessage::DelAddress(self.address_message(link, address)?);
+        self.change(message, 0, || format!("take {address} from {link}"))
+    }
+
+    fn address_message(&self, link: &str, address: IpNet) -> Result<AddressMessage, NetError> {
         let mut message = AddressMessage::default();
         message.header.family = family(address.addr());
         message.header.prefix_len = address.prefix_len();
@@ -311,11 +328,7 @@ impl Namespace {
             AddressAttribute::Local(address.addr()),
             AddressAttribute::Address(address.addr()),
         ];
-        self.change(
-            RouteNetlinkMessage::NewAddress(message),
-            NLM_F_CREATE | NLM_F_EXCL,
-            || format!("give {link} the address {address}"),
-        )
+        Ok(message)
     }
 
     /// Routes `destination` over `link`, by the gateway `via` if there is one.

@@ -37,7 +37,10 @@ pub(crate) fn check() -> Result<()> {
         }
     }
     if found.is_empty() {
-        println!("{seen} locked packages, none of them banned ({} bans)", bans.len());
+        println!(
+            "{seen} locked packages, none of them banned ({} bans)",
+            bans.len()
+        );
         Ok(())
     } else {
         Err(found.join("\n").into())
@@ -70,7 +73,9 @@ fn bans(text: &str) -> Result<Vec<Ban>> {
             Ok(Ban {
                 name: name.to_owned(),
                 below,
-                reason: field("reason").ok_or(format!("{spec} has no reason"))?.to_owned(),
+                reason: field("reason")
+                    .ok_or(format!("{spec} has no reason"))?
+                    .to_owned(),
             })
         })
         .collect()
@@ -127,7 +132,10 @@ mod tests {
             .into_iter()
             .filter(|(name, version)| bans.iter().any(|ban| forbids(ban, name, *version)))
             .collect();
-        assert_eq!(hit, [("a".to_owned(), [1, 9, 7]), ("b".to_owned(), [9, 0, 0])]);
+        assert_eq!(
+            hit,
+            [("a".to_owned(), [1, 9, 7]), ("b".to_owned(), [9, 0, 0])]
+        );
     }
 
     #[test]

@@ -120,9 +120,24 @@ impl Node {
     pub(crate) fn reaches(&self, other: &Self) -> Fallible<()> {
         for family in [4, 6] {
             let pings = self.ping(other.inner(family), 3, 56)?;
-            assert!(pings.all_answered(), "{pings:?}: {:?}", self.counted());
+            assert!(
+                pings.all_answered(),
+                "IPv{family}: {pings:?}\n here: {:?}\n there: {:?}",
+                self.counted(),
+                other.counted()
+            );
         }
         Ok(())
+    }
+
+    /// Pings once, whatever comes of it.
+    pub(crate) fn knock(&self, to: IpAddr) {
+        let options = Options {
+            count: 1,
+            timeout: Duration::from_millis(300),
+            ..Options::default()
+        };
+        let _ = self.namespace.run(|| ping(to, options));
     }
 
     /// Pings of which none may be answered.

@@ -57,6 +57,8 @@ impl Node {
         for address in [node.inner(4), node.inner(6)] {
             node.namespace.add_address(TUNNEL, network(address))?;
         }
+        // The kernel takes an IPv6 address into use a moment after it has answered.
+        wait_for("the node reaches itself", || node.knock(node.inner(6)));
         Ok(node)
     }
 
@@ -130,14 +132,15 @@ impl Node {
         Ok(())
     }
 
-    /// Pings once, whatever comes of it.
-    pub(crate) fn knock(&self, to: IpAddr) {
+    /// Pings once; whether that was answered in time.
+    pub(crate) fn knock(&self, to: IpAddr) -> bool {
         let options = Options {
             count: 1,
             timeout: Duration::from_millis(300),
             ..Options::default()
         };
-        let _ = self.namespace.run(|| ping(to, options));
+        let pings = self.namespace.run(|| ping(to, options));
+        pings.is_ok_and(|pings| pings.all_answered())
     }
 
     /// Pings of which none may be answered.

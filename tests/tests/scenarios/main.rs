@@ -19,10 +19,6 @@ type Scenario = (&'static str, fn(Driver) -> TestResult);
 const SCENARIOS: &[Scenario] = &[
     ("roams_between_ipv4_and_ipv6", paths::roams_between_families),
     (
-        "follows_a_peer_whose_address_changes",
-        paths::follows_a_changed_address,
-    ),
-    (
         "answers_from_the_address_that_was_addressed",
         paths::answers_from_the_addressed_one,
     ),

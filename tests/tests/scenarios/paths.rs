@@ -34,32 +34,6 @@ pub(crate) fn roams_between_families(driver: Driver) -> TestResult {
     Ok(())
 }
 
-/// A node loses the address that it has sent from so far: the source address that it remembers must
-/// not hold it, and its peer follows.
-pub(crate) fn follows_a_changed_address(driver: Driver) -> TestResult {
-    let (a, b) = nodes(driver)?;
-    a.reaches(&b)?;
-    assert_eq!(b.peer().endpoint.map(|at| at.ip()), Some(a.outer(4)));
-    let moved = ip("192.0.2.77");
-    // Without this the first address of a subnet takes all others along when it goes.
-    a.namespace
-        .set_sysctl("ipv4/conf/all/promote_secondaries", "1")?;
-    a.namespace.add_address(OUTER, network(moved))?;
-    a.reaches(&b)?;
-    assert_eq!(
-        b.peer().endpoint.map(|at| at.ip()),
-        Some(a.outer(4)),
-        "it keeps the address that it is known by"
-    );
-    a.namespace.remove_address(OUTER, network(a.outer(4)))?;
-    wait_for("b follows", || {
-        a.knock(b.inner(4));
-        b.peer().endpoint.map(|at| at.ip()) == Some(moved)
-    });
-    a.reaches(&b)?;
-    b.reaches(&a)
-}
-
 /// Whoever is addressed by its second address answers from that, not from the one that routing
 /// prefers: else its peer would follow it there.
 pub(crate) fn answers_from_the_addressed_one(driver: Driver) -> TestResult {

@@ -124,7 +124,7 @@ fn help_suffices() {
 #[test]
 fn a_wrong_command_line_exits_with_2() {
     for arguments in [
-        &["upp"][..],
+        &["upp", "--config", "wg0.conf"][..],
         &["up"],
         &["up", "--config"],
         &["status", "-o", "yaml"],

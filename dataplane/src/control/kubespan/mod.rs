@@ -9,6 +9,7 @@
 
 pub mod affiliate;
 pub mod annotations;
+pub mod config;
 pub mod endpoints;
 pub mod hold_down;
 pub mod identity;
@@ -27,6 +28,7 @@ use core::num::NonZeroU16;
 use core::time::Duration;
 
 pub use affiliate::{Affiliate, ControlPlane, KubeSpan, MachineType, Prefix};
+pub use config::MachineConfig;
 pub use endpoints::{EndpointFilter, LocalEndpoints};
 pub use hold_down::HoldDown;
 pub use identity::{ClusterId, Identity};

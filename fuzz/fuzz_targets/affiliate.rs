@@ -40,7 +40,13 @@ fuzz_target!(|bytes: &[u8]| {
         endpoints: vec![bytes.to_vec()],
     };
     let changes = roster.snapshot(&[stored.clone()]);
-    assert!(matches!(changes[..], [Change::Refused { .. }]), "{changes:?}");
+    assert!(
+        matches!(changes[..], [Change::Refused { .. }]),
+        "{changes:?}"
+    );
     stored.id.pop();
-    assert_eq!(roster.updated(&[stored]), [Change::Member(Box::new(affiliate))]);
+    assert_eq!(
+        roster.updated(&[stored]),
+        [Change::Member(Box::new(affiliate))]
+    );
 });

@@ -31,6 +31,11 @@ fuzz_target!(|input: &[u8]| {
     }
     if let Ok(config) = MachineConfig::parse(text) {
         assert!(config.mtu >= 1280);
-        assert!(config.discovery_services.iter().all(|service| !service.endpoint.is_empty()));
+        assert!(
+            config
+                .discovery_services
+                .iter()
+                .all(|service| !service.endpoint.is_empty())
+        );
     }
 });

@@ -58,7 +58,9 @@ fn settings(peer: &PeerChange) -> PeerSettings {
         last_handshake: None,
         rx_bytes: 0,
         tx_bytes: 0,
-        persistent_keepalive: peer.persistent_keepalive.and_then(std::num::NonZeroU16::new),
+        persistent_keepalive: peer
+            .persistent_keepalive
+            .and_then(std::num::NonZeroU16::new),
         allowed_ips: added.collect(),
     }
 }

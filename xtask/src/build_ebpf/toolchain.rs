@@ -100,7 +100,7 @@ impl Toolchain {
     }
 }
 
-/// The bpf-linker in the target directory; built there first if need be, from crates.io, against
+/// The bpf-linker in the target directory; built there first if need be, by cargo, against
 /// the LLVM of the `rustc` in PATH.
 pub(super) fn linker() -> Result<PathBuf> {
     let rustc = Path::new("rustc");

@@ -36,9 +36,9 @@ pub(crate) enum Contender {
     WireguardGo,
     /// The Debian package of the suite sid: with the offloads of 2023 and later
     WireguardGoSid,
-    /// boringtun-cli of crates.io
+    /// boringtun-cli, built by cargo
     Boringtun,
-    /// gotatun-cli of crates.io
+    /// gotatun-cli, built by cargo
     Gotatun,
 }
 
@@ -107,8 +107,8 @@ impl Contender {
                 Some(package_version("wireguard-go")),
             ),
             Self::WireguardGoSid => from_suite("sid", "wireguard-go")?,
-            Self::Boringtun => (from_crates_io("boringtun-cli", "boringtun-cli")?, None),
-            Self::Gotatun => (from_crates_io("gotatun-cli", "gotatun")?, None),
+            Self::Boringtun => (by_cargo("boringtun-cli", "boringtun-cli")?, None),
+            Self::Gotatun => (by_cargo("gotatun-cli", "gotatun")?, None),
         };
         let version = match version {
             Some(version) => version,
@@ -242,7 +242,7 @@ fn ringspan() -> Result<PathBuf> {
 
 /// Installs `package` below the build directory, once, as its own project releases it: with link
 /// time optimization, which a plain `cargo install` loses.
-fn from_crates_io(package: &str, binary: &str) -> Result<PathBuf> {
+fn by_cargo(package: &str, binary: &str) -> Result<PathBuf> {
     let root = workspace::target().join("peers");
     let program = root.join("bin").join(binary);
     if !program.exists() {

@@ -23,10 +23,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use self::local::{LocalAddressKeeper, LocalAddressWatch};
-use self::netlink::{Events, Questions, RouteQuestion};
+use self::netlink::{Questions, RouteQuestion};
 use self::view::{Change, Route, View};
 use crate::io::xdp::path::Paths;
 use crate::io::xdp::{Path, PathKey, PathTable};
+use crate::runtime::rtnetlink::Events;
 
 /// Multicast groups (`enum rtnetlink_groups`): links, neighbours, and addresses, routes and
 /// rules of both families.

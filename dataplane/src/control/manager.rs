@@ -70,7 +70,8 @@ impl Manager {
         manager.applying = Some(applying.spawn(move || loop_.run())?);
         // Number 0 is the API.
         for (number, source) in (1..).zip(sources) {
-            let feed = Feed::new(number, news.clone(), Arc::clone(&manager.stop));
+            let feed = Feed::new(number, news.clone(), Arc::clone(&manager.stop))
+                .with_control(Arc::clone(control));
             let thread = thread::Builder::new().name(format!("source {number}"));
             manager
                 .sources
@@ -142,6 +143,7 @@ impl Loop {
                     status.rejected = applied.rejected;
                 });
             }
+            News::Restrict(local) => self.control.set_local_endpoints(local),
             News::Problem(problem) => self.note(number, |status| {
                 if status.problem.as_deref() != Some(&problem) {
                     warn!("{}: {problem}; its last peers stay", status.name);

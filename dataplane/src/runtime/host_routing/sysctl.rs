@@ -21,16 +21,18 @@ impl Settings {
         Ok(true)
     }
 
-    /// Makes a strict reverse path filter a loose one on this link: the way back to a peer goes by
-    /// the mark, which packets from the tunnel do not bear.
-    pub(super) fn loosen_reverse_path(&mut self, link: &str) -> io::Result<()> {
-        // The larger of the two counts; 1 is strict, 2 loose.
+    /// Has the reverse path filter let pass what comes out of the link; false when the setting of
+    /// all interfaces, which is not touched, forbids it.
+    ///
+    /// The way back to a peer goes by a mark that packets from the tunnel do not bear; and on a
+    /// link without an IPv4 address the loose filter is as strict as the strict one.
+    pub(super) fn open_reverse_path(&mut self, link: &str) -> io::Result<bool> {
         let path = setting("ipv4", link, "rp_filter");
-        let strict = |path: &Path| Ok::<_, io::Error>(read(path)? == "1");
-        if strict(&path)? || strict(&setting("ipv4", "all", "rp_filter"))? && read(&path)? == "0" {
-            self.write(path, "2")?;
+        if read(&path)? != "0" {
+            self.write(path, "0")?;
         }
-        Ok(())
+        // The larger of the two counts.
+        Ok(read(&setting("ipv4", "all", "rp_filter"))? == "0")
     }
 
     /// Puts back what was there. A link that is gone has taken its settings along.

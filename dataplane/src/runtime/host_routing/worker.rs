@@ -134,11 +134,17 @@ impl Worker {
                  net.ipv6.conf.{name}.disable_ipv6=0"
             )),
         }
-        if let Err(error) = self.settings.loosen_reverse_path(name) {
-            self.notes.push(format!(
-                "the reverse path filter of {name} may drop what comes out of the tunnel: it \
-                 cannot be read or made loose: {error}; set net.ipv4.conf.{name}.rp_filter=2"
-            ));
+        match self.settings.open_reverse_path(name) {
+            Ok(true) => {}
+            Ok(false) => self.notes.push(
+                "the reverse path filter drops IPv4 packets from peers: set \
+                 net.ipv4.conf.all.rp_filter=0 (each interface's own setting still counts)"
+                    .to_owned(),
+            ),
+            Err(error) => self.notes.push(format!(
+                "the reverse path filter of {name} may drop IPv4 packets from peers, and cannot be \
+                 changed: {error}; set net.ipv4.conf.{name}.rp_filter=0"
+            )),
         }
     }
 

@@ -5,6 +5,7 @@ use core::num::NonZeroU16;
 use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
@@ -18,6 +19,7 @@ use crate::runtime::control_thread::Stopped;
 use crate::runtime::node::Node;
 use crate::time::Instant;
 
+use super::events::{Publisher, Sight, Subscription};
 use super::kubespan::LocalEndpoints;
 use super::kubespan::rotation::{Rotation, Seen};
 use super::plan::{Applied, Plan};
@@ -34,6 +36,7 @@ pub struct Control {
     registry: Mutex<Registry>,
     /// Locked after the registry, if both are.
     identity: Mutex<Identity>,
+    events: Publisher,
 }
 
 /// This node's keys.
@@ -83,6 +86,7 @@ impl Control {
             clock: monotonic,
             registry: Mutex::default(),
             identity: Mutex::new(identity),
+            events: Publisher::default(),
         }
     }
 
@@ -135,7 +139,11 @@ impl Control {
             local,
         } = &mut *registry;
         let specs = merge(wanted.values().map(Vec::as_slice));
-        self.run(peers, local, &specs)
+        let applied = self.run(peers, local, &specs)?;
+        drop(registry);
+        self.events.refused(&applied.rejected);
+        self.look();
+        Ok(applied)
     }
 
     fn run(
@@ -231,7 +239,7 @@ impl Control {
             (movable, initiating)
         })?;
 
-        let (mut moved, mut renew) = (0, Vec::new());
+        let (mut moved, mut turns) = (0, Vec::new());
         for (key, initiating) in movable.iter().zip(initiating) {
             let Some(running) = peers.get_mut(key) else {
                 continue;
@@ -239,15 +247,17 @@ impl Control {
             if let Some(next) = running.advance(now, local, initiating) {
                 debug!("peer {key}: trying {next}");
                 moved += 1;
-                if running.is_standing() {
-                    renew.push(*key);
-                }
+                let rivals = running.rivals(local);
+                turns.push((*key, rivals, running.is_standing()));
             }
         }
-        if !renew.is_empty() {
+        if !turns.is_empty() {
             self.node.control().run(move |handshakes, now, out| {
-                for key in &renew {
-                    handshakes.renew(now, key, out);
+                for (key, rivals, renew) in turns {
+                    handshakes.race(&key, rivals);
+                    if renew {
+                        handshakes.renew(now, &key, out);
+                    }
                 }
             })?;
         }
@@ -257,6 +267,40 @@ impl Control {
     /// Restricts which endpoints of peers are tried. A peer that is up stays where it is.
     pub fn set_local_endpoints(&self, local: LocalEndpoints) {
         self.registry().local = local;
+    }
+
+    /// Tells from now on what happens to peers; at most `capacity` events wait to be read, and
+    /// those beyond are lost and counted. State and endpoint are looked at ten times a second
+    /// while anybody listens.
+    ///
+    /// # Errors
+    /// Whatever `eventfd(2)` says: no descriptors left.
+    pub fn subscribe(&self, capacity: usize) -> io::Result<Subscription> {
+        self.events.subscribe(capacity, self.sights())
+    }
+
+    /// Whether anybody listens to events.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.events.is_watched()
+    }
+
+    /// Finds what has happened to peers, if anybody listens.
+    pub(crate) fn look(&self) {
+        if self.is_watched() {
+            self.events.look(self.sights());
+        }
+    }
+
+    fn sights(&self) -> BTreeMap<PublicKey, Sight> {
+        let now = (self.clock)();
+        let registry = self.registry();
+        let sight = |running: &Running| Sight {
+            label: running.spec.label.clone(),
+            state: running.state(now),
+            endpoint: running.active(),
+        };
+        let peers = registry.peers.iter();
+        peers.map(|(key, running)| (*key, sight(running))).collect()
     }
 
     /// Every peer as it is now, in the order of their keys.
@@ -426,6 +470,11 @@ impl Running {
             self.peer.set_endpoint(Endpoint::from(next));
         }
         next
+    }
+
+    /// The endpoints that are tried at once with the one that has its turn.
+    fn rivals(&self, local: &LocalEndpoints) -> Vec<SocketAddr> {
+        self.rotation.rivals(&local.admitted(&self.spec.endpoints))
     }
 
     /// Whether there is another endpoint to try.

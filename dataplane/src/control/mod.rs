@@ -4,6 +4,7 @@ pub mod device;
 #[cfg(feature = "discovery-codec")]
 pub mod discovery;
 pub mod documents;
+mod events;
 pub mod handle;
 pub mod kubespan;
 mod manager;
@@ -20,6 +21,7 @@ pub mod uapi;
 pub use device::{
     AllowedIpChange, ChangeError, DeviceChange, DeviceState, PeerChange, PeerSettings,
 };
+pub use events::{PeerEvent, Subscription};
 pub use handle::Control;
 pub(crate) use manager::Manager;
 pub use manager::SourceStatus;

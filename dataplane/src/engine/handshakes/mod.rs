@@ -23,6 +23,7 @@ mod statistics;
 mod tests;
 
 use core::fmt;
+use core::net::SocketAddr;
 use core::num::NonZeroU16;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -309,6 +310,15 @@ impl Handshakes {
             state.renew(&mut context);
         }
         self.leave(peer);
+    }
+
+    /// Sends each initiation to these addresses too, beside the peer's endpoint, until a handshake
+    /// with it is complete. It answers where the first copy reached it, and refuses the others as
+    /// replays; wherever the answer comes from is its endpoint then.
+    pub fn race(&mut self, peer: &PublicKey, rivals: Vec<SocketAddr>) {
+        if let Some(state) = self.peers.get_mut(peer) {
+            state.rivals = rivals;
+        }
     }
 
     /// Whether a handshake with `peer` is being tried and has not been answered yet.

@@ -211,6 +211,20 @@ impl Events {
     }
 }
 
+impl Events {
+    /// Takes all events that there are; true when there were any, or some were lost.
+    pub(super) fn any(&self) -> bool {
+        let mut any = false;
+        loop {
+            match self.read() {
+                Ok(events) if events.is_empty() => return any,
+                Ok(_) => any = true,
+                Err(_) => return true,
+            }
+        }
+    }
+}
+
 impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

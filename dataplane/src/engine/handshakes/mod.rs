@@ -274,6 +274,11 @@ impl Handshakes {
         Ok(itself)
     }
 
+    /// All peers, in the order of their keys.
+    pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.peers.values().map(|state| &state.peer)
+    }
+
     /// Forgets all sessions and handshakes of all peers at once: the machine was suspended or
     /// cloned, so that counters may have been used elsewhere.
     pub fn forget_sessions(&mut self) {

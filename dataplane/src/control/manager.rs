@@ -123,11 +123,16 @@ impl Loop {
 
     fn hear(&self, number: usize, news: News) {
         match news {
-            News::Specs(specs) => {
-                let peers = specs.len();
-                let Ok(applied) = self.control.apply_from(number, specs) else {
+            News::Specs(_) | News::Changes(_) => {
+                let applied = match news {
+                    News::Specs(specs) => self.control.apply_from(number, &specs),
+                    News::Changes(changes) => self.control.update_from(number, &changes),
+                    News::Problem(_) => return,
+                };
+                let Ok(applied) = applied else {
                     return;
                 };
+                let peers = self.control.wanted_from(number);
                 for (_, reason) in &applied.rejected {
                     warn!("peer refused: {reason}");
                 }

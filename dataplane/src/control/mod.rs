@@ -8,12 +8,14 @@ pub mod handle;
 pub mod kubespan;
 mod manager;
 pub mod plan;
+mod registry;
 pub mod source;
 pub mod spec;
 pub mod status;
 #[cfg(test)]
 mod testing;
 pub mod uapi;
+mod wanted;
 
 pub use device::{
     AllowedIpChange, ChangeError, DeviceChange, DeviceState, PeerChange, PeerSettings,
@@ -23,5 +25,5 @@ pub(crate) use manager::Manager;
 pub use manager::SourceStatus;
 pub use plan::{Applied, Plan};
 pub use source::{Feed, FileSource, Source};
-pub use spec::{PeerSpec, RejectReason};
+pub use spec::{PeerSpec, RejectReason, SpecChange};
 pub use status::{PeerState, PeerStatus};

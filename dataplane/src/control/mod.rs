@@ -7,6 +7,8 @@ pub mod documents;
 pub mod handle;
 pub mod kubespan;
 mod manager;
+#[cfg(feature = "discovery")]
+pub mod member;
 pub mod plan;
 mod registry;
 pub mod source;

@@ -4,6 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -18,6 +19,7 @@ use super::session::{Order, Session};
 use super::{MAX_ENDPOINTS, MAX_ID_LEN};
 use crate::control::kubespan::{Affiliate, ClusterId};
 use crate::crypto::PresharedKey;
+use crate::runtime::wake::Waker;
 
 /// Events that wait for their reader. When there are more, the client waits for it too, and the
 /// service in the end closes the watch: that costs a new snapshot, and no memory.
@@ -183,12 +185,16 @@ pub(super) struct Sealed {
 #[derive(Debug)]
 pub struct Client {
     events: Receiver<Event>,
+    /// Woken with each event.
+    bell: Arc<Waker>,
     announcements: watch::Sender<Option<Arc<Sealed>>>,
     orders: mpsc::UnboundedSender<Order>,
     thread: Option<JoinHandle<()>>,
     cipher: ClusterCipher,
     node_id: String,
     member: bool,
+    /// How long a call may take.
+    call: Duration,
 }
 
 impl Client {
@@ -216,6 +222,15 @@ impl Client {
         &self.events
     }
 
+    /// What has happened and was not read yet. For whoever waits in `poll`: the client ([`AsFd`])
+    /// is readable when there may be something.
+    #[must_use]
+    pub fn take_events(&self) -> Vec<Event> {
+        self.bell.drain();
+        self.bell.take();
+        self.events.try_iter().collect()
+    }
+
     /// Announces something else. The same again is not sent before its time.
     ///
     /// # Errors
@@ -234,10 +249,20 @@ impl Client {
     ///
     /// # Errors
     /// [`CallError`]: the entry stays with the service until its time runs out.
-    pub fn leave(mut self) -> Result<(), CallError> {
+    pub fn leave(self) -> Result<(), CallError> {
+        let limit = 2 * self.call;
+        self.leave_within(limit)
+    }
+
+    /// As [`leave`](Self::leave), but waits no longer than `limit`.
+    ///
+    /// # Errors
+    /// [`CallError`]: the entry stays with the service until its time runs out.
+    pub fn leave_within(mut self, limit: Duration) -> Result<(), CallError> {
         let (answer, answered) = bounded(1);
+        let order = Order::Leave { limit, answer };
         if self.member
-            && self.orders.send(Order::Leave(answer)).is_ok()
+            && self.orders.send(order).is_ok()
             && let Ok(result) = answered.recv()
         {
             self.join_thread();
@@ -265,7 +290,9 @@ impl Client {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let session = Session::new(config, roster, announced, reports);
+        let bell = Arc::new(Waker::new()?);
+        let call = config.timings.call;
+        let session = Session::new(config, roster, announced, reports, Arc::clone(&bell));
         let thread = std::thread::Builder::new()
             .name("discovery".into())
             .spawn(move || {
@@ -275,6 +302,8 @@ impl Client {
             })?;
         Ok(Self {
             events,
+            bell,
+            call,
             announcements,
             orders,
             thread: Some(thread),
@@ -323,6 +352,12 @@ impl Client {
         {
             tracing::error!("the discovery client's thread has panicked");
         }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
     }
 }
 

@@ -13,6 +13,7 @@ use super::roster::{Change, Roster};
 use super::route::Route;
 use super::service::{CallError, Service, Watch, public_ip};
 use crate::crypto::OsRandom;
+use crate::runtime::wake::Waker;
 
 /// How often a reader that does not keep up is looked after.
 const READER_WAIT: Duration = Duration::from_millis(10);
@@ -25,7 +26,12 @@ pub(super) enum Order {
     /// End.
     Stop,
     /// Take this node's entry away, say how that went, and end.
-    Leave(Sender<Result<(), CallError>>),
+    Leave {
+        /// How long that may take.
+        limit: Duration,
+        /// Who is told.
+        answer: Sender<Result<(), CallError>>,
+    },
 }
 
 /// The state of the client's thread.
@@ -34,6 +40,8 @@ pub(super) struct Session {
     roster: Roster,
     announced: watch::Receiver<Option<Arc<Sealed>>>,
     reports: Sender<Event>,
+    /// Woken with each report.
+    bell: Arc<Waker>,
     route: Route,
     backoff: Backoff,
     /// The connection, while there is one.
@@ -52,6 +60,7 @@ impl Session {
         roster: Roster,
         announced: watch::Receiver<Option<Arc<Sealed>>>,
         reports: Sender<Event>,
+        bell: Arc<Waker>,
     ) -> Self {
         let timings = &config.timings;
         Self {
@@ -61,6 +70,7 @@ impl Session {
             roster,
             announced,
             reports,
+            bell,
             service: None,
             confirmed: None,
             found_first: 0,
@@ -75,9 +85,12 @@ impl Session {
             order = orders.recv() => order,
             never = self.serve_for_ever() => match never {},
         };
-        if let Some(Order::Leave(answer)) = order {
+        if let Some(Order::Leave { limit, answer }) = order {
+            let method = "AffiliateDelete";
+            let timeout = limit;
+            let left = tokio::time::timeout(limit, self.leave()).await;
             // Nobody waits any more where this is refused.
-            let _ = answer.send(self.leave().await);
+            let _ = answer.send(left.unwrap_or(Err(CallError::Timeout { method, timeout })));
         }
     }
 
@@ -267,5 +280,6 @@ impl Session {
             event = back;
             sleep(READER_WAIT).await;
         }
+        self.bell.wake();
     }
 }

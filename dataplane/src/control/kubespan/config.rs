@@ -50,6 +50,8 @@ pub struct MachineConfig {
     pub exclude_advertised_networks: Vec<IpNet>,
     /// Endpoints announced besides, unfiltered.
     pub extra_announced_endpoints: Vec<SocketAddr>,
+    /// The networks of the cluster's pods and services. An address in there is no node's.
+    pub cluster_subnets: Vec<IpNet>,
     /// Whether members are to be found through discovery.
     pub discovery_enabled: bool,
     /// The services to be used.
@@ -71,6 +73,7 @@ impl Default for MachineConfig {
             peer_endpoint_filters: Vec::new(),
             exclude_advertised_networks: Vec::new(),
             extra_announced_endpoints: Vec::new(),
+            cluster_subnets: Vec::new(),
             discovery_enabled: false,
             discovery_services: Vec::new(),
         }
@@ -183,6 +186,11 @@ impl Reading {
         if !cluster.field("id").is_null() || !cluster.field("secret").is_null() {
             self.claim("identity", "cluster.id")?;
             self.identity(&cluster.field("id"), &cluster.field("secret"))?;
+        }
+        for name in ["podSubnets", "serviceSubnets"] {
+            let subnets = cluster.field("network").field(name);
+            let subnets: Vec<IpNet> = subnets.list("a network, ADDRESS/LENGTH")?;
+            self.config.cluster_subnets.extend(subnets);
         }
         let discovery = cluster.field("discovery");
         if discovery.is_null() {
@@ -339,6 +347,9 @@ machine:
 cluster:
   id: {ID}
   secret: {SECRET}
+  network:
+    podSubnets: [10.244.0.0/16]
+    serviceSubnets: [10.96.0.0/12]
   discovery:
     enabled: true
     registries:
@@ -408,10 +419,13 @@ endpoint: http://[::1]
             .map(|s| s.name.as_str())
             .collect();
         assert_eq!(names, ["ours", "theirs"]);
+        assert_eq!(old.cluster_subnets.len(), 2);
         let services = old.discovery_services.clone();
+        let cluster_subnets = old.cluster_subnets.clone();
         assert_eq!(
             MachineConfig {
                 discovery_services: services,
+                cluster_subnets,
                 ..new
             },
             old

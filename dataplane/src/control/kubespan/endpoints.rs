@@ -104,6 +104,7 @@ pub fn announced(
 pub struct LocalEndpoints {
     filters: Vec<EndpointFilter>,
     tunnel: RangeSet,
+    own: Vec<SocketAddr>,
 }
 
 impl LocalEndpoints {
@@ -111,7 +112,18 @@ impl LocalEndpoints {
     /// cannot carry it.
     #[must_use]
     pub fn new(filters: Vec<EndpointFilter>, tunnel: RangeSet) -> Self {
-        Self { filters, tunnel }
+        Self {
+            filters,
+            tunnel,
+            own: Vec::new(),
+        }
+    }
+
+    /// And that are none of `own`, this node's endpoints: every host with Docker has 172.17.0.1.
+    #[must_use]
+    pub fn except(mut self, own: Vec<SocketAddr>) -> Self {
+        self.own = own;
+        self
     }
 
     /// Whether an endpoint may be tried.
@@ -128,6 +140,7 @@ impl LocalEndpoints {
             && endpoint.port() != 0
             && !address.is_unspecified()
             && !self.tunnel.contains(address)
+            && !self.own.contains(endpoint)
     }
 
     /// Those of `endpoints` that may be tried, in their order: it is the peer's order of
@@ -227,6 +240,8 @@ mod tests {
         .collect();
         assert_eq!(local.admitted(&endpoints), [endpoints[1], endpoints[3]]);
         assert!(LocalEndpoints::default().admits(&endpoints[0]));
+        let own = LocalEndpoints::default().except(vec![endpoints[3]]);
+        assert_eq!(own.admitted(&endpoints), endpoints[..3]);
         assert!(
             !LocalEndpoints::new(filters(&["!10.0.0.0/8"]), RangeSet::new()).admits(&endpoints[3])
         );

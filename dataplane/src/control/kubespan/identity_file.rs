@@ -159,7 +159,8 @@ fn keys(
     ))
 }
 
-fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+/// Makes `contents` the whole file, for its owner alone.
+pub(in crate::control) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),

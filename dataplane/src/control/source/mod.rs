@@ -14,7 +14,10 @@ use std::{fmt, io};
 
 use crossbeam_channel::Sender;
 
+use super::handle::Control;
+use super::kubespan::LocalEndpoints;
 use super::spec::{PeerSpec, SpecChange};
+use super::status::PeerStatus;
 use crate::crypto::PublicKey;
 use crate::runtime::wake::Waker;
 
@@ -37,6 +40,8 @@ pub struct Feed {
     number: usize,
     news: Sender<(usize, News)>,
     stop: Arc<Stop>,
+    /// None in tests of sources alone.
+    control: Option<Arc<Control>>,
 }
 
 /// What a source has to say.
@@ -44,12 +49,24 @@ pub struct Feed {
 pub(super) enum News {
     Specs(Vec<PeerSpec>),
     Changes(Vec<SpecChange>),
+    Restrict(LocalEndpoints),
     Problem(String),
 }
 
 impl Feed {
     pub(super) fn new(number: usize, news: Sender<(usize, News)>, stop: Arc<Stop>) -> Self {
-        Self { number, news, stop }
+        Self {
+            number,
+            news,
+            stop,
+            control: None,
+        }
+    }
+
+    /// For a source that looks at what runs.
+    pub(super) fn with_control(mut self, control: Arc<Control>) -> Self {
+        self.control = Some(control);
+        self
     }
 
     /// Makes `specs` the whole set of this source's peers; its problem, if it had one, is over.
@@ -62,6 +79,28 @@ impl Feed {
     /// one, is over. What that costs depends on the changes, not on how many peers there are.
     pub fn update(&self, changes: Vec<SpecChange>) {
         let _ = self.news.send((self.number, News::Changes(changes)));
+    }
+
+    /// Restricts which endpoints of peers are tried, of all sources: as
+    /// [`Control::set_local_endpoints`], before what is published next.
+    pub fn restrict(&self, local: LocalEndpoints) {
+        let _ = self.news.send((self.number, News::Restrict(local)));
+    }
+
+    /// The node's peers as they are now.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<PeerStatus> {
+        let control = self.control.as_ref();
+        control
+            .map(|control| control.statuses())
+            .unwrap_or_default()
+    }
+
+    /// The UDP port that the node listens on now; 0 where it has none.
+    #[must_use]
+    pub fn listen_port(&self) -> u16 {
+        let control = self.control.as_ref();
+        control.map_or(0, |control| control.listen_port())
     }
 
     /// Says what is wrong; what was published last stays. The text must hold no secret.

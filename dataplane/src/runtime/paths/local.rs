@@ -96,22 +96,10 @@ impl LocalAddressWatch {
             ];
             // Fails on a signal; then there is nothing to read.
             let _ = poll(&mut fds, None);
-            if self.has_changed()
+            if self.events.drain()
                 && let Err(error) = self.tell(&mut lock(program))
             {
                 tracing::warn!(%error, "the XDP program could not be told the local addresses");
-            }
-        }
-    }
-
-    /// Reads all events that there are; true when there were any, or some were lost.
-    fn has_changed(&self) -> bool {
-        let mut changed = false;
-        loop {
-            match self.events.read() {
-                Ok(events) if events.is_empty() => return changed,
-                Ok(_) => changed = true,
-                Err(_) => return true,
             }
         }
     }

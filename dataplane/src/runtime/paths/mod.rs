@@ -6,6 +6,7 @@
 //! never sends a packet of its own: the kernel looks for a neighbour because the UDP socket sends
 //! meanwhile, and because it is asked to (`NTF_USE`).
 
+mod host;
 mod local;
 mod netlink;
 mod view;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+pub use self::host::{HostAddress, HostState, HostWatch};
 pub use self::local::{LocalAddressKeeper, LocalAddressWatch};
 use self::netlink::{Events, Questions, RouteQuestion};
 use self::view::{Change, Route, View};

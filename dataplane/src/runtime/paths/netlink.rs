@@ -211,6 +211,20 @@ impl Events {
     }
 }
 
+impl Events {
+    /// Reads all that there are; true when there were any, or some were lost.
+    pub(super) fn drain(&self) -> bool {
+        let mut changed = false;
+        loop {
+            match self.read() {
+                Ok(events) if events.is_empty() => return changed,
+                Ok(_) => changed = true,
+                Err(_) => return true,
+            }
+        }
+    }
+}
+
 impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

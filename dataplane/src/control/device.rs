@@ -18,7 +18,8 @@ use crate::runtime::control_thread::Stopped;
 use crate::runtime::outer_settings::OuterError;
 use crate::time::Now;
 
-use super::handle::{Control, Peers, Running};
+use super::handle::{Control, Running};
+use super::registry::Peers;
 use super::spec::PeerSpec;
 
 /// What is to be different; what is not mentioned stays.

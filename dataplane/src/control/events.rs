@@ -172,19 +172,25 @@ impl Publisher {
         }
     }
 
-    /// Takes what was refused when specs were last applied.
+    /// Takes all that was refused when specs were last applied.
     pub(super) fn refused(&self, rejected: &[(PublicKey, RejectReason)]) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: Vec<PeerEvent> = rejected
-            .iter()
-            .filter(|one| !inner.rejected.contains(one))
-            .map(|(public_key, reason)| PeerEvent::Rejected {
-                public_key: *public_key,
-                reason: reason.clone(),
-            })
-            .collect();
+        inner.tell_refused(rejected);
         rejected.clone_into(&mut inner.rejected);
-        inner.tell(&new);
+    }
+
+    /// Takes what else was refused, of single changes.
+    pub(super) fn also_refused(&self, rejected: &[(PublicKey, RejectReason)]) {
+        if rejected.is_empty() {
+            return;
+        }
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.tell_refused(rejected);
+        for one in rejected {
+            if !inner.rejected.contains(one) {
+                inner.rejected.push(one.clone());
+            }
+        }
     }
 }
 
@@ -222,6 +228,19 @@ impl Inner {
         }
         self.seen = now;
         self.tell(&events);
+    }
+
+    /// Those that are new.
+    fn tell_refused(&mut self, rejected: &[(PublicKey, RejectReason)]) {
+        let new: Vec<PeerEvent> = rejected
+            .iter()
+            .filter(|one| !self.rejected.contains(one))
+            .map(|(public_key, reason)| PeerEvent::Rejected {
+                public_key: *public_key,
+                reason: reason.clone(),
+            })
+            .collect();
+        self.tell(&new);
     }
 
     fn tell(&mut self, events: &[PeerEvent]) {

@@ -1,5 +1,6 @@
 //! The handle through which peers of a running node are changed and seen.
 
+use core::borrow::Borrow;
 use core::net::SocketAddr;
 use core::num::NonZeroU16;
 use core::sync::atomic::Ordering::Relaxed;
@@ -9,11 +10,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
-use tracing::debug;
 
 use crate::crypto::{PrivateKey, PublicKey};
-use crate::engine::handshakes::{AddPeerError, PeerConfig};
-use crate::mesh::{Endpoint, Peer, TableUpdate};
+use crate::engine::handshakes::PeerConfig;
+use crate::mesh::{Endpoint, Mesh, Peer};
 use crate::runtime::clock::monotonic;
 use crate::runtime::control_thread::Stopped;
 use crate::runtime::node::Node;
@@ -22,9 +22,9 @@ use crate::time::Instant;
 use super::events::{Publisher, Sight, Subscription};
 use super::kubespan::LocalEndpoints;
 use super::kubespan::rotation::{Rotation, Seen};
-use super::plan::{Applied, Plan};
-use super::source::merge;
-use super::spec::{PeerSpec, RejectReason};
+use super::plan::Applied;
+use super::registry::{self, API, ConfigChange, Plane, Registry, Rejection, Turn};
+use super::spec::{PeerSpec, SpecChange};
 use super::status::{PeerState, PeerStatus};
 
 /// Changes and shows the peers of a running node. Any thread may call it; calls that change
@@ -46,22 +46,6 @@ pub(super) struct Identity {
     /// `None` where nobody has set one.
     pub(super) private_key: Option<PrivateKey>,
 }
-
-/// The source that [`Control::apply`] is.
-const API: usize = 0;
-
-/// The peers that run.
-pub(super) type Peers = BTreeMap<PublicKey, Running>;
-
-#[derive(Debug, Default)]
-pub(super) struct Registry {
-    pub(super) peers: Peers,
-    /// What each source wants, by its number.
-    wanted: BTreeMap<usize, Vec<PeerSpec>>,
-    local: LocalEndpoints,
-}
-
-type Rejection = (PublicKey, RejectReason);
 
 /// A peer that runs.
 #[derive(Debug)]
@@ -122,96 +106,65 @@ impl Control {
     /// # Errors
     /// [`Stopped`] where the node was shut down.
     pub fn apply(&self, specs: &[PeerSpec]) -> Result<Applied, Stopped> {
-        self.apply_from(API, specs.to_vec())
+        self.apply_from(API, specs)
+    }
+
+    /// Changes single peers of those given to [`Control::apply`] or here before, and leaves all
+    /// others alone: the outcome is that of `apply` with the changed set. The cost is that of the
+    /// changes, however many peers and prefixes there are; only where two peers want the same
+    /// prefix is everything judged anew. All prefixes change in one step.
+    ///
+    /// [`Applied`] tells of the peers that are mentioned, and of all that were judged.
+    ///
+    /// ```no_run
+    /// # fn change(plane: &ringspan::Dataplane, peer: ringspan::crypto::PublicKey)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// use ringspan::control::SpecChange;
+    ///
+    /// let prefix = "10.244.7.0/24".parse()?;
+    /// let applied = plane.control().update(&[SpecChange::Allow { peer, prefix }])?;
+    /// for (peer, reason) in applied.rejected {
+    ///     eprintln!("{peer}: {reason}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Stopped`] where the node was shut down.
+    pub fn update(&self, changes: &[SpecChange]) -> Result<Applied, Stopped> {
+        self.update_from(API, changes)
     }
 
     /// [`Control::apply`] for the source with this number; the API has 0. Lower numbers win.
-    pub(crate) fn apply_from(
-        &self,
-        source: usize,
-        specs: Vec<PeerSpec>,
-    ) -> Result<Applied, Stopped> {
+    pub(crate) fn apply_from(&self, source: usize, specs: &[PeerSpec]) -> Result<Applied, Stopped> {
+        let (now, own) = ((self.clock)(), self.public_key());
         let mut registry = self.registry();
-        registry.wanted.insert(source, specs);
-        let Registry {
-            peers,
-            wanted,
-            local,
-        } = &mut *registry;
-        let specs = merge(wanted.values().map(Vec::as_slice));
-        let applied = self.run(peers, local, &specs)?;
+        let applied = registry.replace(&*self.node, &own, now, source, specs)?;
         drop(registry);
         self.events.refused(&applied.rejected);
         self.look();
         Ok(applied)
     }
 
-    fn run(
+    /// [`Control::update`] for the source with this number.
+    pub(crate) fn update_from(
         &self,
-        peers: &mut BTreeMap<PublicKey, Running>,
-        local: &LocalEndpoints,
-        specs: &[PeerSpec],
+        source: usize,
+        changes: &[SpecChange],
     ) -> Result<Applied, Stopped> {
-        let now = (self.clock)();
-        let running = peers
-            .iter()
-            .map(|(key, running)| (*key, running.spec.clone()))
-            .collect();
-        let plan = Plan::new(&self.public_key(), &running, specs);
-        let (new, refused) = self.introduce(plan.add, &plan.change, local)?;
-
-        let mut applied = Applied {
-            added: new.len(),
-            changed: plan.change.len(),
-            removed: plan.remove.len(),
-            unchanged: plan.unchanged,
-            rejected: plan.rejected,
-        };
-        applied.rejected.extend(refused);
-
-        let mut moves = Moves::default();
-        for key in &plan.remove {
-            if let Some(gone) = peers.remove(key) {
-                moves.take(&gone);
-            }
-        }
-        let mut renew = Vec::new();
-        for spec in plan.change {
-            if let Some(running) = peers.get_mut(&spec.public_key) {
-                moves.change(running, &spec.allowed_ips);
-                if running.change(spec, now, local) {
-                    renew.push(running.spec.public_key);
-                }
-            }
-        }
-        for running in new {
-            moves.give(&running);
-            peers.insert(running.spec.public_key, running);
-        }
-        // A peer whose new spec was refused stays, but not with what another has taken over: it
-        // must be seen to lack that when the next set gives it back.
-        for (key, _) in &applied.rejected {
-            if let Some(stays) = peers.get_mut(key) {
-                stays
-                    .spec
-                    .allowed_ips
-                    .retain(|prefix| !moves.gives_away(prefix, key));
-            }
-        }
-        self.node.mesh().update(|tables| moves.apply(tables));
-
-        // Only now: until the prefixes were gone, workers could still meet the peer.
-        let remove = plan.remove;
-        self.node.control().run(move |handshakes, now, out| {
-            for key in &remove {
-                handshakes.remove_peer(key);
-            }
-            for key in &renew {
-                handshakes.renew(now, key, out);
-            }
-        })?;
-        self.node.wake_workers();
+        let (now, own) = ((self.clock)(), self.public_key());
+        let mut registry = self.registry();
+        let applied = registry.update(&*self.node, &own, now, source, changes)?;
+        drop(registry);
+        // Changes cost what they are: whoever listens is told at the next look of the node.
+        self.events.also_refused(&applied.rejected);
         Ok(applied)
+    }
+
+    /// How many peers the source with this number wants.
+    pub(crate) fn wanted_from(&self, source: usize) -> usize {
+        self.registry().wanted_from(source)
     }
 
     /// Gives the next endpoint its turn, at each peer where that is due; tells at how many. The
@@ -221,47 +174,7 @@ impl Control {
     /// [`Stopped`] where the node was shut down.
     pub fn tick(&self) -> Result<usize, Stopped> {
         let now = (self.clock)();
-        let mut registry = self.registry();
-        let Registry { peers, local, .. } = &mut *registry;
-        // Most have one endpoint and are there: nothing to ask the control thread for.
-        let movable: Vec<PublicKey> = peers
-            .iter_mut()
-            .filter_map(|(key, running)| running.has_choice(local).then_some(*key))
-            .collect();
-        if movable.is_empty() {
-            return Ok(0);
-        }
-        let (movable, initiating) = self.node.control().run(move |handshakes, _, _| {
-            let initiating: Vec<bool> = movable
-                .iter()
-                .map(|key| handshakes.is_initiating(key))
-                .collect();
-            (movable, initiating)
-        })?;
-
-        let (mut moved, mut turns) = (0, Vec::new());
-        for (key, initiating) in movable.iter().zip(initiating) {
-            let Some(running) = peers.get_mut(key) else {
-                continue;
-            };
-            if let Some(next) = running.advance(now, local, initiating) {
-                debug!("peer {key}: trying {next}");
-                moved += 1;
-                let rivals = running.rivals(local);
-                turns.push((*key, rivals, running.is_standing()));
-            }
-        }
-        if !turns.is_empty() {
-            self.node.control().run(move |handshakes, now, out| {
-                for (key, rivals, renew) in turns {
-                    handshakes.race(&key, rivals);
-                    if renew {
-                        handshakes.renew(now, &key, out);
-                    }
-                }
-            })?;
-        }
-        Ok(moved)
+        self.registry().tick(&*self.node, now)
     }
 
     /// Restricts which endpoints of peers are tried. A peer that is up stays where it is.
@@ -322,95 +235,48 @@ impl Control {
         // A caller that panicked in between left whole entries behind.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Makes new peers known to the handshakes, with what changed of the present ones.
+impl Plane for Node {
+    fn mesh(&self) -> &Mesh {
+        Self::mesh(self)
+    }
+
     fn introduce(
         &self,
-        add: Vec<PeerSpec>,
-        change: &[PeerSpec],
-        local: &LocalEndpoints,
-    ) -> Result<(Vec<Running>, Vec<Rejection>), Stopped> {
-        let now = (self.clock)();
-        let new: Vec<Running> = add
-            .into_iter()
-            .map(|spec| Running::new(spec, now, local))
-            .collect();
-        let added: Vec<(Arc<Peer>, PeerConfig)> = new
-            .iter()
-            .map(|running| (Arc::clone(&running.peer), config(&running.spec)))
-            .collect();
-        let changed: Vec<(PublicKey, PeerConfig)> = change
-            .iter()
-            .map(|spec| (spec.public_key, config(spec)))
-            .collect();
-        let refused = self.node.control().run(move |handshakes, _, _| {
-            for (key, config) in changed {
-                handshakes.set_preshared_key(&key, config.preshared_key);
-                handshakes.set_persistent_keepalive(&key, config.persistent_keepalive);
-            }
-            let mut refused = Vec::new();
-            for (peer, config) in added {
-                let key = *peer.public_key();
-                if let Err(error) = handshakes.add_peer(peer, config) {
-                    refused.push((key, reject_reason(&error, key)));
-                }
-            }
-            refused
-        })?;
-        let taken = |running: &Running| {
-            !refused
-                .iter()
-                .any(|(key, _)| *key == running.spec.public_key)
-        };
-        Ok((new.into_iter().filter(taken).collect(), refused))
+        new: Vec<(Arc<Peer>, PeerConfig)>,
+        changes: Vec<ConfigChange>,
+    ) -> Result<Vec<Rejection>, Stopped> {
+        self.control()
+            .run(move |handshakes, _, _| registry::introduce(handshakes, new, changes))
+    }
+
+    fn conclude(&self, removed: Vec<PublicKey>, renew: Vec<PublicKey>) -> Result<(), Stopped> {
+        self.control().run(move |handshakes, now, out| {
+            registry::conclude(handshakes, now, out, &removed, &renew);
+        })
+    }
+
+    fn turn(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
+        self.control()
+            .run(move |handshakes, now, out| registry::turn(handshakes, now, out, turns))
+    }
+
+    fn are_initiating(&self, peers: Vec<PublicKey>) -> Result<Vec<bool>, Stopped> {
+        self.control().run(move |handshakes, _, _| {
+            let initiating = peers.iter().map(|key| handshakes.is_initiating(key));
+            initiating.collect()
+        })
+    }
+
+    fn wake(&self) {
+        self.wake_workers();
     }
 }
 
-/// Prefixes that change hands, applied to the table in one step.
-#[derive(Default)]
-struct Moves {
-    taken: Vec<(Arc<Peer>, IpNet)>,
-    given: BTreeMap<IpNet, Arc<Peer>>,
-}
-
-impl Moves {
-    fn take(&mut self, running: &Running) {
-        self.taken.extend(running.prefixes());
-    }
-
-    fn give(&mut self, running: &Running) {
-        let prefixes = running.prefixes();
-        self.given
-            .extend(prefixes.map(|(peer, prefix)| (prefix, peer)));
-    }
-
-    /// What is to be done for `running` to have `wanted`. Both are sorted ([`Plan`] sees to it),
-    /// and what is in both is not touched.
-    fn change(&mut self, running: &Running, wanted: &[IpNet]) {
-        let present = &running.spec.allowed_ips;
-        let gone = |(_, prefix): &(_, IpNet)| wanted.binary_search(prefix).is_err();
-        self.taken.extend(running.prefixes().filter(gone));
-        let new = wanted
-            .iter()
-            .filter(|prefix| present.binary_search(prefix).is_err());
-        self.given
-            .extend(new.map(|&prefix| (prefix, Arc::clone(&running.peer))));
-    }
-
-    /// Whether `prefix` goes to another peer than `key`.
-    fn gives_away(&self, prefix: &IpNet, key: &PublicKey) -> bool {
-        self.given
-            .get(prefix)
-            .is_some_and(|peer| peer.public_key() != key)
-    }
-
-    fn apply(&self, tables: &mut TableUpdate<'_>) {
-        for (peer, prefix) in &self.taken {
-            tables.disallow(prefix, peer.public_key());
-        }
-        for (prefix, peer) in &self.given {
-            tables.allow(prefix, peer);
-        }
+impl Borrow<PeerSpec> for Running {
+    fn borrow(&self) -> &PeerSpec {
+        &self.spec
     }
 }
 
@@ -425,14 +291,14 @@ impl Running {
         }
     }
 
-    fn new(spec: PeerSpec, now: Instant, local: &LocalEndpoints) -> Self {
+    pub(super) fn new(spec: PeerSpec, now: Instant, local: &LocalEndpoints) -> Self {
         let mut running = Self::idle(spec);
         running.advance(now, local, false);
         running
     }
 
     /// Takes a new spec; true where a handshake with another endpoint is due.
-    fn change(&mut self, spec: PeerSpec, now: Instant, local: &LocalEndpoints) -> bool {
+    pub(super) fn change(&mut self, spec: PeerSpec, now: Instant, local: &LocalEndpoints) -> bool {
         let moved = spec.endpoints != self.spec.endpoints;
         self.spec = spec;
         let endpoints = local.admitted(&self.spec.endpoints);
@@ -452,7 +318,7 @@ impl Running {
     }
 
     /// Gives the next endpoint its turn if that is due; tells which.
-    fn advance(
+    pub(super) fn advance(
         &mut self,
         now: Instant,
         local: &LocalEndpoints,
@@ -473,12 +339,12 @@ impl Running {
     }
 
     /// The endpoints that are tried at once with the one that has its turn.
-    fn rivals(&self, local: &LocalEndpoints) -> Vec<SocketAddr> {
+    pub(super) fn rivals(&self, local: &LocalEndpoints) -> Vec<SocketAddr> {
         self.rotation.rivals(&local.admitted(&self.spec.endpoints))
     }
 
     /// Whether there is another endpoint to try.
-    fn has_choice(&mut self, local: &LocalEndpoints) -> bool {
+    pub(super) fn has_choice(&mut self, local: &LocalEndpoints) -> bool {
         let endpoints = local.admitted(&self.spec.endpoints);
         let choice = self.rotation.next(&endpoints, self.active()).is_some();
         if !choice {
@@ -492,22 +358,22 @@ impl Running {
     }
 
     /// Whether the peer is to have a session at all times.
-    fn is_standing(&self) -> bool {
+    pub(super) fn is_standing(&self) -> bool {
         self.spec.persistent_keepalive.is_some()
     }
 
-    fn state(&self, now: Instant) -> PeerState {
+    pub(super) fn state(&self, now: Instant) -> PeerState {
         self.rotation.state(now, self.peer.last_handshake.load())
     }
 
-    fn prefixes(&self) -> impl Iterator<Item = (Arc<Peer>, IpNet)> + '_ {
+    pub(super) fn prefixes(&self) -> impl Iterator<Item = (Arc<Peer>, IpNet)> + '_ {
         self.spec
             .allowed_ips
             .iter()
             .map(|&prefix| (Arc::clone(&self.peer), prefix))
     }
 
-    fn status(&self, now: Instant) -> PeerStatus {
+    pub(super) fn status(&self, now: Instant) -> PeerStatus {
         let Self {
             spec,
             peer,
@@ -531,22 +397,6 @@ impl Running {
             has_preshared_key: spec.preshared_key.is_some(),
             persistent_keepalive: spec.persistent_keepalive.map(NonZeroU16::get),
         }
-    }
-}
-
-fn config(spec: &PeerSpec) -> PeerConfig {
-    PeerConfig {
-        preshared_key: spec.preshared_key.clone().unwrap_or_default(),
-        persistent_keepalive: spec.persistent_keepalive,
-    }
-}
-
-fn reject_reason(error: &AddPeerError, key: PublicKey) -> RejectReason {
-    match error {
-        AddPeerError::OwnKey(_) => RejectReason::OwnKey(key),
-        AddPeerError::Exists(_) => RejectReason::Duplicate(key),
-        AddPeerError::TooMany => RejectReason::TooMany(key),
-        _ => RejectReason::UnusableKey(key),
     }
 }
 

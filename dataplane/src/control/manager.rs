@@ -10,9 +10,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tracing::{info, warn};
 
 use super::handle::Control;
+use super::plan::Applied;
 use super::source::{Feed, News, Source, Stop};
 use super::spec::RejectReason;
 use crate::crypto::PublicKey;
+use crate::runtime::control_thread::Stopped;
 
 /// How often endpoints get their turns.
 const TICK: Duration = Duration::from_secs(1);
@@ -131,24 +133,9 @@ impl Loop {
 
     fn hear(&self, number: usize, news: News) {
         match news {
-            News::Specs(specs) => {
-                let peers = specs.len();
-                let Ok(applied) = self.control.apply_from(number, specs) else {
-                    return;
-                };
-                for (_, reason) in &applied.rejected {
-                    warn!("peer refused: {reason}");
-                }
-                self.note(number, |status| {
-                    info!(
-                        "{}: {peers} peers ({} added, {} changed, {} removed)",
-                        status.name, applied.added, applied.changed, applied.removed
-                    );
-                    status.peers = peers;
-                    status.updates += 1;
-                    status.problem = None;
-                    status.rejected = applied.rejected;
-                });
+            News::Specs(specs) => self.take(number, self.control.apply_from(number, &specs)),
+            News::Changes(changes) => {
+                self.take(number, self.control.update_from(number, &changes));
             }
             News::Restrict(local) => self.control.set_local_endpoints(local),
             News::Problem(problem) => self.note(number, |status| {
@@ -158,6 +145,25 @@ impl Loop {
                 status.problem = Some(problem);
             }),
         }
+    }
+
+    /// Tells what has come of a source's news.
+    fn take(&self, number: usize, applied: Result<Applied, Stopped>) {
+        let Ok(applied) = applied else { return };
+        let peers = self.control.wanted_from(number);
+        for (_, reason) in &applied.rejected {
+            warn!("peer refused: {reason}");
+        }
+        self.note(number, |status| {
+            info!(
+                "{}: {peers} peers ({} added, {} changed, {} removed)",
+                status.name, applied.added, applied.changed, applied.removed
+            );
+            status.peers = peers;
+            status.updates += 1;
+            status.problem = None;
+            status.rejected = applied.rejected;
+        });
     }
 
     fn note(&self, number: usize, change: impl FnOnce(&mut SourceStatus)) {

@@ -11,12 +11,14 @@ mod manager;
 #[cfg(feature = "discovery")]
 pub mod member;
 pub mod plan;
+mod registry;
 pub mod source;
 pub mod spec;
 pub mod status;
 #[cfg(test)]
 mod testing;
 pub mod uapi;
+mod wanted;
 
 pub use device::{
     AllowedIpChange, ChangeError, DeviceChange, DeviceState, PeerChange, PeerSettings,
@@ -27,5 +29,5 @@ pub(crate) use manager::Manager;
 pub use manager::SourceStatus;
 pub use plan::{Applied, Plan};
 pub use source::{Feed, FileSource, Source};
-pub use spec::{PeerSpec, RejectReason};
+pub use spec::{PeerSpec, RejectReason, SpecChange};
 pub use status::{PeerState, PeerStatus};

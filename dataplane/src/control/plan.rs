@@ -1,6 +1,7 @@
 //! From wanted to running: the pure difference between two sets of peer specs.
 
-use std::collections::{BTreeMap, HashMap};
+use core::borrow::Borrow;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ipnet::IpNet;
 
@@ -30,7 +31,7 @@ impl Plan {
     #[must_use]
     pub fn new(
         own: &PublicKey,
-        running: &BTreeMap<PublicKey, PeerSpec>,
+        running: &BTreeMap<PublicKey, impl Borrow<PeerSpec>>,
         wanted: &[PeerSpec],
     ) -> Self {
         let mut plan = Self::default();
@@ -47,14 +48,14 @@ impl Plan {
             owners.extend(spec.allowed_ips.iter().map(|&prefix| (prefix, key)));
             match running.get(&key) {
                 None => plan.add.push(spec),
-                Some(present) if *present == spec => plan.unchanged += 1,
+                Some(present) if *present.borrow() == spec => plan.unchanged += 1,
                 Some(_) => plan.change.push(spec),
             }
         }
-        let refused = |key: &PublicKey| plan.rejected.iter().any(|(rejected, _)| rejected == key);
+        let refused: HashSet<&PublicKey> = plan.rejected.iter().map(|(key, _)| key).collect();
         plan.remove = running
             .keys()
-            .filter(|key| !seen.contains_key(key) && !refused(key))
+            .filter(|key| !seen.contains_key(key) && !refused.contains(key))
             .copied()
             .collect();
         plan
@@ -62,7 +63,7 @@ impl Plan {
 }
 
 /// The spec as it is compared and stored: prefixes without host bits, sorted, each once.
-fn normalized(spec: &PeerSpec) -> PeerSpec {
+pub(super) fn normalized(spec: &PeerSpec) -> PeerSpec {
     let mut spec = spec.clone();
     for prefix in &mut spec.allowed_ips {
         *prefix = prefix.trunc();

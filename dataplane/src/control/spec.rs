@@ -2,6 +2,7 @@
 
 use core::net::SocketAddr;
 use core::num::NonZeroU16;
+use std::collections::HashMap;
 
 use ipnet::IpNet;
 
@@ -41,6 +42,66 @@ impl PeerSpec {
     }
 }
 
+/// A change to one of the wanted peers; all others stay.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum SpecChange {
+    /// The peer is wanted as this spec says, whether it was wanted before or not.
+    Set(PeerSpec),
+    /// The peer is not wanted any more. Nothing happens where it was not.
+    Remove(PublicKey),
+    /// The peer is to have this prefix too.
+    Allow {
+        /// Which peer: one that is wanted.
+        peer: PublicKey,
+        /// The prefix; host bits are ignored.
+        prefix: IpNet,
+    },
+    /// The peer is to lack this prefix. Nothing happens where it does.
+    Disallow {
+        /// Which peer: one that is wanted.
+        peer: PublicKey,
+        /// The prefix; host bits are ignored.
+        prefix: IpNet,
+    },
+}
+
+impl SpecChange {
+    /// Which peer is changed.
+    #[must_use]
+    pub const fn peer(&self) -> &PublicKey {
+        match self {
+            Self::Set(spec) => &spec.public_key,
+            Self::Remove(peer) | Self::Allow { peer, .. } | Self::Disallow { peer, .. } => peer,
+        }
+    }
+
+    /// The changes that make `old` into `new`, whatever the order of either: removals first, then
+    /// what is new or different, in the order of `new`. A peer that is listed twice counts as
+    /// listed last.
+    #[must_use]
+    pub fn between(old: &[PeerSpec], new: &[PeerSpec]) -> Vec<Self> {
+        let known = |specs: &'_ [PeerSpec]| -> HashMap<PublicKey, usize> {
+            let keys = specs.iter().map(|spec| spec.public_key);
+            keys.zip(0..).collect()
+        };
+        let (before, after) = (known(old), known(new));
+        let gone = old
+            .iter()
+            .map(|spec| spec.public_key)
+            .filter(|key| !after.contains_key(key));
+        let mut changes: Vec<_> = gone.map(Self::Remove).collect();
+        for (place, spec) in new.iter().enumerate() {
+            let last = after.get(&spec.public_key) == Some(&place);
+            let present = before.get(&spec.public_key);
+            if last && present.and_then(|&place| old.get(place)) != Some(spec) {
+                changes.push(Self::Set(spec.clone()));
+            }
+        }
+        changes
+    }
+}
+
 /// Why one spec was refused while the others were applied.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -59,6 +120,9 @@ pub enum RejectReason {
     /// The node has as many peers as it can have.
     #[error("there is no room for peer {0}: a node has at most 1,048,576 peers")]
     TooMany(PublicKey),
+    /// A prefix was given to, or taken from, a peer that is not wanted.
+    #[error("there is no peer {0} whose prefixes could change: give its whole spec first")]
+    NotWanted(PublicKey),
     /// Another peer has exactly this prefix.
     #[error(
         "allowed IP {prefix} of peer {peer} already belongs to peer {owner}: a prefix can have one peer only"

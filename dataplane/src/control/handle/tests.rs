@@ -111,7 +111,7 @@ fn sources_add_up_and_the_api_wins() {
         statuses.into_iter().map(|status| status.label).collect()
     };
     control
-        .apply_from(1, vec![spec(7, "file"), spec(8, "file")])
+        .apply_from(1, &[spec(7, "file"), spec(8, "file")])
         .unwrap();
     assert_eq!(
         control
@@ -122,10 +122,7 @@ fn sources_add_up_and_the_api_wins() {
     );
     assert_eq!(labels(), ["file", "api", "api"]);
     assert_eq!(
-        control
-            .apply_from(1, vec![spec(8, "file")])
-            .unwrap()
-            .removed,
+        control.apply_from(1, &[spec(8, "file")]).unwrap().removed,
         1
     );
     assert_eq!(control.apply(&[]).unwrap().removed, 1);

@@ -420,7 +420,7 @@ fn differences() {
         ..PeerSpec::new([byte; 32].into())
     };
     let both = [spec(1), spec(2)];
-    let plan = Plan::new(&own, &BTreeMap::new(), &both);
+    let plan = Plan::new(&own, &BTreeMap::<_, PeerSpec>::new(), &both);
     assert_eq!(
         plan,
         Plan {

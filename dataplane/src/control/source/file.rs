@@ -167,7 +167,7 @@ impl Files {
     }
 
     fn specs(&self) -> Vec<PeerSpec> {
-        merge(self.good.values().map(Vec::as_slice))
+        merge(self.good.values())
     }
 
     fn paths(&self) -> io::Result<Vec<PathBuf>> {

@@ -1,7 +1,7 @@
 //! Where peer specs come from: any number of sources at once, whose sets become one.
 //!
-//! A source runs on a thread of its own and publishes its whole set whenever it changes. While it
-//! has trouble it says so, and what it published last stays.
+//! A source runs on a thread of its own and publishes its whole set whenever it changes, or the
+//! changes. While it has trouble it says so, and what it published last stays.
 
 mod file;
 mod resources;
@@ -16,7 +16,7 @@ use crossbeam_channel::Sender;
 
 use super::handle::Control;
 use super::kubespan::LocalEndpoints;
-use super::spec::PeerSpec;
+use super::spec::{PeerSpec, SpecChange};
 use super::status::PeerStatus;
 use crate::crypto::PublicKey;
 use crate::runtime::wake::Waker;
@@ -48,6 +48,7 @@ pub struct Feed {
 #[derive(Debug)]
 pub(super) enum News {
     Specs(Vec<PeerSpec>),
+    Changes(Vec<SpecChange>),
     Restrict(LocalEndpoints),
     Problem(String),
 }
@@ -72,6 +73,12 @@ impl Feed {
     pub fn publish(&self, specs: Vec<PeerSpec>) {
         // Nobody listens: the node is being shut down.
         let _ = self.news.send((self.number, News::Specs(specs)));
+    }
+
+    /// Changes this source's peers, and leaves those that are not mentioned; its problem, if it had
+    /// one, is over. What that costs depends on the changes, not on how many peers there are.
+    pub fn update(&self, changes: Vec<SpecChange>) {
+        let _ = self.news.send((self.number, News::Changes(changes)));
     }
 
     /// Restricts which endpoints of peers are tried, of all sources: as
@@ -153,7 +160,9 @@ impl Stop {
 /// set are not merged with each other.
 #[must_use]
 #[expect(single_use_lifetimes, reason = "`impl Trait` cannot elide it yet")]
-pub fn merge<'a>(sets: impl IntoIterator<Item = &'a [PeerSpec]>) -> Vec<PeerSpec> {
+pub fn merge<'a>(
+    sets: impl IntoIterator<Item: IntoIterator<Item = &'a PeerSpec>>,
+) -> Vec<PeerSpec> {
     let mut merged: Vec<PeerSpec> = Vec::new();
     let mut known: HashMap<PublicKey, usize> = HashMap::new();
     for set in sets {
@@ -174,7 +183,7 @@ pub fn merge<'a>(sets: impl IntoIterator<Item = &'a [PeerSpec]>) -> Vec<PeerSpec
 
 impl PeerSpec {
     /// Takes over what `other`, which tells of the same peer, has and this one has not.
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         for endpoint in &other.endpoints {
             if !self.endpoints.contains(endpoint) {
                 self.endpoints.push(*endpoint);

@@ -1,4 +1,7 @@
-//! What benches share that is not Rust's: foreign libraries.
+//! What the benches share: foreign libraries, options, taking turns, reports.
 
 #[cfg(ipsec_mb)]
 pub mod ipsec_mb;
+pub mod options;
+pub mod report;
+pub mod turns;

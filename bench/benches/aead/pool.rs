@@ -60,26 +60,18 @@ impl Case {
         }
     }
 
-    pub(crate) const fn kind(&self) -> &'static str {
-        self.kind
-    }
-
-    pub(crate) fn batch(&self) -> usize {
-        self.lens.len()
-    }
-
     /// Bytes of a packet, on average.
     pub(crate) fn mean(&self) -> f64 {
         self.lens.iter().sum::<usize>() as f64 / self.lens.len() as f64
     }
 
     /// Bytes of a packet, where all have the same.
-    pub(crate) fn size(&self) -> usize {
+    fn size(&self) -> usize {
         if self.kind == "imix" { 0 } else { self.lens[0] }
     }
 
     pub(crate) fn name(&self) -> String {
-        format!("{}/{}/{}", self.kind, self.size(), self.batch())
+        format!("{}/{}/{}", self.kind, self.size(), self.lens.len())
     }
 }
 

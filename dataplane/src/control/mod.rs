@@ -1,5 +1,7 @@
 //! Floor 8: peer specs in, table generations out; statuses of what runs.
 
+#[cfg(all(test, feature = "discovery"))]
+mod cluster;
 pub mod device;
 #[cfg(feature = "discovery-codec")]
 pub mod discovery;

@@ -112,9 +112,14 @@ impl<'a> Load<'a> {
         Ok(nodes[from].space.run(|| ping(nodes[to].address, options))?)
     }
 
-    /// TCP along all pairs at once, each in turn up and down.
-    pub(crate) fn tcp(&self, time: Duration) -> Result<Vec<TcpResult>> {
-        self.all_pairs("TCP", time, |to, moved, go_on| {
+    /// TCP along all pairs at once, each in turn up and down, for `time` and as long as what is
+    /// done `meanwhile` lasts. That may show how far it is.
+    pub(crate) fn tcp<M: Send>(
+        &self,
+        time: Duration,
+        meanwhile: impl FnOnce(&ProgressBar) -> M + Send,
+    ) -> Result<(Vec<TcpResult>, M)> {
+        self.all_pairs("TCP", time, meanwhile, |to, moved, go_on| {
             let mut result = TcpResult::default();
             let server = self.servers[to].0.address();
             if let Err(error) = tcp_until(server, moved, go_on, &mut result) {
@@ -126,24 +131,27 @@ impl<'a> Load<'a> {
 
     /// UDP along all pairs at once, echoed.
     pub(crate) fn udp(&self, time: Duration) -> Result<Vec<UdpResult>> {
-        self.all_pairs("UDP", time, |to, moved, go_on| {
+        let results = self.all_pairs("UDP", time, |_| (), |to, moved, go_on| {
             let mut result = UdpResult::default();
             let echo = self.servers[to].1.address();
             if let Err(error) = udp_until(echo, moved, go_on, &mut result.exchange) {
                 result.failure = Some(error.to_string());
             }
             result
-        })
+        });
+        Ok(results?.0)
     }
 
-    /// Runs `work` for each pair, in the namespace of its first node, until `time` is up.
-    /// `work` gets the other node, a counter of bytes, and the question whether to go on.
-    fn all_pairs<R: Send>(
+    /// Runs `work` for each pair, in the namespace of its first node, until `time` is up and
+    /// `meanwhile` has ended. `work` gets the other node, a counter of bytes, and the question
+    /// whether to go on.
+    fn all_pairs<R: Send, M: Send>(
         &self,
         what: &str,
         time: Duration,
+        meanwhile: impl FnOnce(&ProgressBar) -> M + Send,
         work: impl Fn(usize, &AtomicU64, &dyn Fn() -> bool) -> R + Sync,
-    ) -> Result<Vec<R>> {
+    ) -> Result<(Vec<R>, M)> {
         let moved = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
         let go_on = || !stop.load(Relaxed) && !self.interrupt.came();
@@ -160,41 +168,55 @@ impl<'a> Load<'a> {
                     })
                 })
                 .collect();
-            show(what, pairs.len(), time, &moved, || {
-                go_on() && workers.iter().any(|worker| !worker.is_finished())
+            let bar = ProgressBar::new(0);
+            let aside = bar.clone();
+            let aside = scope.spawn(move || meanwhile(&aside));
+            show(&bar, what, pairs.len(), time, &moved, |time_is_up| {
+                let works = go_on() && workers.iter().any(|worker| !worker.is_finished());
+                works && !(time_is_up && aside.is_finished())
             });
             stop.store(true, Relaxed);
-            workers
+            let results = workers
                 .into_iter()
                 .map(|worker| {
                     worker
                         .join()
                         .map_err(|_| "a traffic thread panicked".into())
                 })
-                .collect()
+                .collect::<Result<Vec<R>>>();
+            let done = aside.join().map_err(|_| "a thread of the demo panicked")?;
+            Ok((results?, done))
         })
     }
 }
 
-/// A progress bar over `time`, with the rate at which `moved` grows.
-fn show(what: &str, pairs: usize, time: Duration, moved: &AtomicU64, go_on: impl Fn() -> bool) {
+/// A progress bar over `time`, with the rate at which `moved` grows, for as long as `go_on`, which
+/// is told whether time is up.
+fn show(
+    bar: &ProgressBar,
+    what: &str,
+    pairs: usize,
+    time: Duration,
+    moved: &AtomicU64,
+    go_on: impl Fn(bool) -> bool,
+) {
     const TICK: Duration = Duration::from_millis(100);
     let ticks = (time.as_millis() / TICK.as_millis()).max(1) as u64;
-    let bar = ProgressBar::new(ticks);
+    bar.set_length(ticks);
     if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:40}] {elapsed:>4} {msg}") {
         bar.set_style(style.progress_chars("=> "));
     }
-    bar.set_prefix(format!("{what} over {pairs} pairs"));
     let began = Instant::now();
     let mut last = (began, 0);
-    for tick in 1..=ticks {
-        if !go_on() {
+    for tick in 1.. {
+        if !go_on(tick > ticks) {
             break;
         }
         thread::sleep((began + TICK * tick as u32).saturating_duration_since(Instant::now()));
         let now = (Instant::now(), moved.load(Relaxed));
-        bar.set_message(rate(now.1 - last.1, now.0 - last.0));
-        bar.set_position(tick);
+        let rate = rate(now.1 - last.1, now.0 - last.0);
+        bar.set_prefix(format!("{what} over {pairs} pairs, {rate}"));
+        bar.set_position(tick.min(ticks));
         last = now;
     }
     bar.finish_and_clear();

@@ -60,6 +60,9 @@ impl HoldDown {
     #[must_use]
     pub fn specs(&mut self, now: Instant) -> Vec<PeerSpec> {
         self.expire(now);
+        if self.held.is_empty() {
+            return self.wanted.values().cloned().collect();
+        }
         let mut taken: RangeSet = self
             .wanted
             .values()

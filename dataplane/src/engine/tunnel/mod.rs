@@ -226,6 +226,17 @@ impl Tunnel {
         &self.mesh
     }
 
+    /// For whoever simulates a node's control.
+    #[cfg(test)]
+    pub(crate) fn handshakes(&mut self) -> &mut Handshakes {
+        &mut self.handshakes
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared_mesh(&self) -> Arc<Mesh> {
+        Arc::clone(&self.mesh)
+    }
+
     /// What becomes of the packets, by name.
     #[must_use]
     pub fn counters(&self) -> Arc<WorkerCounters> {

@@ -8,7 +8,7 @@ use ringspan_tests::privilege::{self, Need};
 use rustix::process::geteuid;
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
-use crate::{Result, fuzz, workspace, zero_copy};
+use crate::{Result, fuzz, instructions, workspace, zero_copy};
 
 /// Options of `cargo xtask ci`
 #[derive(clap::Args)]
@@ -99,6 +99,18 @@ const STEPS: &[Step] = &[
             let mut command = cargo(&["doc", "--locked", "--workspace", "--no-deps"]);
             command.env("RUSTDOCFLAGS", "-Dwarnings");
             run(command)
+        },
+    },
+    Step {
+        name: "instructions",
+        what: "the hot path takes no more instructions than it did",
+        run: |_| match instructions::missing() {
+            None => run(cargo(&["xtask", "instructions"])),
+            // Told, not silent: .ci/run installs it.
+            Some(reason) => {
+                println!("skipped: {reason}");
+                Ok(())
+            }
         },
     },
     Step {

@@ -1,6 +1,7 @@
 //! Inwards: datagrams to inner packets.
 
 use core::mem;
+use core::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -25,6 +26,8 @@ struct Incoming<'a> {
     ecn: Ecn,
     /// Set once the tag is verified; cleared again for what was seen before.
     plaintext: Option<&'a mut [u8]>,
+    /// Whose the source of the packet inside is.
+    owner: Option<&'a Arc<Peer>>,
 }
 
 impl Worker {
@@ -100,6 +103,7 @@ impl Worker {
                 from,
                 ecn,
                 plaintext: None,
+                owner: None,
             });
         }
         if jobs.is_empty() {
@@ -112,9 +116,10 @@ impl Worker {
             incoming.plaintext = job.into_plaintext();
             totals.forged += u64::from(incoming.plaintext.is_none());
         }
+        find_owners(&table, &mut incoming);
         let mut packets = ArrayVec::<&[u8], MAX_BATCH>::new();
         for run in incoming.chunk_by_mut(|a, b| Arc::ptr_eq(a.session, b.session)) {
-            receive_run(&table, now, run, &mut packets, totals);
+            receive_run(now, run, &mut packets, totals);
         }
         if !packets.is_empty() {
             let sent = inner.send_batch(&packets);
@@ -147,9 +152,24 @@ fn transport_data(
     None
 }
 
+/// Looks up whose the sources of all packets are, all at once.
+fn find_owners<'a>(table: &'a Table, incoming: &mut [Incoming<'a>]) {
+    let mut sources = ArrayVec::<IpAddr, MAX_BATCH>::new();
+    for incoming in &*incoming {
+        let plaintext = incoming.plaintext.as_deref().unwrap_or_default();
+        // Those of what is no packet own nothing, and are not asked for.
+        let source = Ip::parse(plaintext).map(|ip| ip.source());
+        let _ = sources.try_push(source.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+    }
+    let mut owners = [None; MAX_BATCH];
+    table.allowed_ips.lookup_many(&sources, &mut owners);
+    for (incoming, owner) in incoming.iter_mut().zip(owners) {
+        incoming.owner = owner;
+    }
+}
+
 /// What one session received, in order.
 fn receive_run<'a>(
-    table: &Table,
     now: Instant,
     run: &mut [Incoming<'a>],
     packets: &mut ArrayVec<&'a [u8], MAX_BATCH>,
@@ -191,8 +211,7 @@ fn receive_run<'a>(
             totals.malformed_inner += 1;
             continue;
         };
-        let owner = table.allowed_ips.lookup(ip.source());
-        if !owner.is_some_and(|owner| Arc::ptr_eq(owner, peer)) {
+        if !incoming.owner.is_some_and(|owner| Arc::ptr_eq(owner, peer)) {
             totals.wrong_source += 1;
             continue;
         }

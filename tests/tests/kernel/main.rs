@@ -1,0 +1,61 @@
+//! Rules of the protocol against other implementations where it is hard: the Linux kernel's own
+//! WireGuard (two lines of it), `wireguard-go` and boringtun, each in a room of a virtual machine
+//! that has what the host lacks (netem); our node on the host, over UDP and over AF_XDP.
+//!
+//! The machines are emulated and slow: limits are in packets, and whatever waits is bounded.
+
+mod bed;
+#[path = "../common/boringtun.rs"]
+mod boringtun;
+mod handshakes;
+mod roaming;
+
+use std::process::ExitCode;
+
+use ringspan_tests::harness::{Suite, TestResult};
+use ringspan_tests::privilege::Need;
+use ringspan_tests::vm;
+
+use crate::bed::{Driver, Kind};
+use crate::boringtun::BORINGTUN;
+use crate::handshakes::Beginning;
+
+type Case = (&'static str, fn(Kind, Driver) -> TestResult);
+
+/// What every implementation is put through.
+const FOR_ALL: &[Case] = &[
+    ("they_follow_us", roaming::they_follow_us),
+    ("we_follow_them", roaming::we_follow_them),
+    (
+        "from_one_family_to_the_other",
+        roaming::from_one_family_to_the_other,
+    ),
+];
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new().role(vm::ROLE).role(BORINGTUN);
+    for driver in Driver::ALL {
+        for beginning in Beginning::ALL {
+            let kind = Kind::NewerKernel;
+            suite = suite.test(
+                format!("{}::{}::{}", kind.name(), driver.name(), beginning.name()),
+                &needs(kind, driver),
+                move || beginning.run(kind, driver),
+            );
+        }
+        for kind in Kind::ALL {
+            for &(name, case) in FOR_ALL {
+                suite = suite.test(
+                    format!("{}::{}::{name}", kind.name(), driver.name()),
+                    &needs(kind, driver),
+                    move || case(kind, driver),
+                );
+            }
+        }
+    }
+    suite.main()
+}
+
+fn needs(kind: Kind, driver: Driver) -> Vec<Need> {
+    [kind.needs(), driver.needs()].concat()
+}

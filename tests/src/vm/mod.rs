@@ -25,7 +25,6 @@ pub fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("vm/kernel-vm")
 }
 
-
 /// The model of a machine's network cards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Card {

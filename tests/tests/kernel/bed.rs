@@ -82,6 +82,10 @@ impl Kind {
         }
     }
 
+    pub(crate) fn is_kernel(self) -> bool {
+        Self::KERNELS.contains(&self)
+    }
+
     pub(crate) fn needs(self) -> &'static [Need] {
         match self {
             Self::Kernel => &[Need::Namespaces, Need::Tun, Need::Vm],
@@ -362,10 +366,11 @@ impl Peer {
     }
 }
 
-/// Starts a userspace implementation in a room and waits for its socket.
+/// Starts a userspace implementation in a room and waits for its socket. A shell stays its parent:
+/// a process in a role ends with the one that started it.
 fn run(room: &Room<'_>, device: &str, command: &str) -> Fallible<()> {
     room.shell(&format!(
-        "WG_PROCESS_FOREGROUND=1 setsid {command} {device} < /dev/null > /run/{device}.log 2>&1 &
+        "{{ setsid {command} {device}; true; }} < /dev/null > /run/{device}.log 2>&1 &
          for i in $(seq 300); do
              [ ! -S /var/run/wireguard/{device}.sock ] || exit 0
              kill -0 $! || break

@@ -7,7 +7,11 @@
 mod bed;
 #[path = "../common/boringtun.rs"]
 mod boringtun;
+mod cookies;
+mod flood;
 mod handshakes;
+mod loss;
+mod nat;
 mod roaming;
 
 use std::process::ExitCode;
@@ -30,6 +34,12 @@ const FOR_ALL: &[Case] = &[
         "from_one_family_to_the_other",
         roaming::from_one_family_to_the_other,
     ),
+    ("losses_and_overtaking", loss::losses_and_overtaking),
+    ("repetition", loss::repetition),
+    ("nat::we_are_behind_it", nat::we_are_behind_it),
+    ("nat::they_are_behind_it", nat::they_are_behind_it),
+    ("cookies::they_are_under_load", cookies::they_are_under_load),
+    ("cookies::we_are_under_load", cookies::we_are_under_load),
 ];
 
 fn main() -> ExitCode {
@@ -45,9 +55,13 @@ fn main() -> ExitCode {
         }
         for kind in Kind::ALL {
             for &(name, case) in FOR_ALL {
+                let mut needs = needs(kind, driver);
+                if name.starts_with("nat::") {
+                    needs.push(Need::Program("nft"));
+                }
                 suite = suite.test(
                     format!("{}::{}::{name}", kind.name(), driver.name()),
-                    &needs(kind, driver),
+                    &needs,
                     move || case(kind, driver),
                 );
             }

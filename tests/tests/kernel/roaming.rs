@@ -7,11 +7,15 @@ use ringspan_tests::vm::Room;
 
 use crate::bed::{Bed, Driver, Fallible, Kind, OUTER, PATIENCE, PORT, network, outer, wait_for};
 
-/// Our address goes and another one comes; then another port's... the other end follows our next
-/// datagram, and reaches us there by itself.
+/// Our address goes and another one comes: the other end follows our next datagram, and reaches us
+/// there by itself.
 pub(crate) fn they_follow_us(kind: Kind, driver: Driver) -> TestResult {
     let bed = Bed::acquainted(kind, driver)?;
     bed.us.reaches()?;
+    // Else the second address goes with the first.
+    bed.us
+        .namespace
+        .set_sysctl("ipv4/conf/all/promote_secondaries", "1")?;
     let mut last = outer(bed.number, 1, 4);
     for host in [11, 12] {
         let next = outer(bed.number, host, 4);
@@ -26,7 +30,7 @@ pub(crate) fn they_follow_us(kind: Kind, driver: Driver) -> TestResult {
         bed.peer.reaches()?;
         last = next;
     }
-    sound(&bed, 1)
+    sound(&bed)
 }
 
 /// The other end's address goes and another one comes.
@@ -37,7 +41,8 @@ pub(crate) fn we_follow_them(kind: Kind, driver: Driver) -> TestResult {
     for host in [21, 22] {
         let next = outer(bed.number, host, 4);
         bed.peer.room.shell(&format!(
-            "ip address add {} dev {link}; ip address del {} dev {link}",
+            "echo 1 > /proc/sys/net/ipv4/conf/all/promote_secondaries
+             ip address add {} dev {link}; ip address del {} dev {link}",
             network(next),
             network(last),
             link = Room::LINK
@@ -50,7 +55,7 @@ pub(crate) fn we_follow_them(kind: Kind, driver: Driver) -> TestResult {
         bed.peer.reaches()?;
         last = next;
     }
-    sound(&bed, 1)
+    sound(&bed)
 }
 
 /// Each end in turn goes over to the other family; the one that was not told follows, in the
@@ -70,7 +75,7 @@ pub(crate) fn from_one_family_to_the_other(kind: Kind, driver: Driver) -> TestRe
         bed.us.reaches()?;
         they_see_us_at(&bed, ours)?;
     }
-    sound(&bed, 1)?;
+    sound(&bed)?;
     // And led by us: told of another endpoint, we begin anew.
     for family in [6, 4] {
         bed.us.apply(&[])?;
@@ -101,11 +106,11 @@ fn we_see_them_at(bed: &Bed, address: IpAddr) -> Fallible<()> {
     Ok(())
 }
 
-/// Roaming takes no new handshake; only as many sessions were made as `handshakes`.
-fn sound(bed: &Bed, handshakes: u64) -> TestResult {
+/// Roaming takes no new handshake. (Other implementations than the kernel may begin anew, though.)
+fn sound(bed: &Bed) -> TestResult {
     let made = bed.us.counter("responses_accepted") + bed.us.counter("initiations_accepted");
-    if made != handshakes {
-        return Err(format!("{made} handshakes, not {handshakes}: {:?}", bed.us.counted()).into());
+    if made != 1 && bed.peer.kind.is_kernel() {
+        return Err(format!("{made} handshakes, not one: {:?}", bed.us.counted()).into());
     }
     Ok(())
 }

@@ -12,7 +12,9 @@ mod flood;
 mod handshakes;
 mod loss;
 mod nat;
+mod rekey;
 mod roaming;
+mod turned;
 
 use std::process::ExitCode;
 
@@ -42,8 +44,37 @@ const FOR_ALL: &[Case] = &[
     ("cookies::we_are_under_load", cookies::we_are_under_load),
 ];
 
+/// What our node does when its clock, and no other, is turned: no matter of drivers.
+const WITH_TURNED_CLOCK: &[(&str, fn(Kind) -> TestResult)] = &[
+    ("we_renew_at_120_seconds", rekey::we_renew_at_120_seconds),
+    (
+        "we_keep_fresh_at_165_seconds",
+        rekey::we_keep_fresh_at_165_seconds,
+    ),
+    ("it_ends_at_180_seconds", rekey::it_ends_at_180_seconds),
+    (
+        "a_responder_does_not_renew",
+        rekey::a_responder_does_not_renew,
+    ),
+];
+
 fn main() -> ExitCode {
     let mut suite = Suite::new().role(vm::ROLE).role(BORINGTUN);
+    // First, for it waits most of the time: others run beside it.
+    suite = suite.test(
+        "rekey::they_renew_at_120_seconds",
+        &Kind::ALL.map(|kind| needs(kind, Driver::Xdp)).concat(),
+        rekey::they_renew_at_120_seconds,
+    );
+    for kind in Kind::ALL {
+        for &(name, case) in WITH_TURNED_CLOCK {
+            suite = suite.test(
+                format!("{}::rekey::{name}", kind.name()),
+                kind.needs(),
+                move || case(kind),
+            );
+        }
+    }
     for driver in Driver::ALL {
         for beginning in Beginning::ALL {
             let kind = Kind::NewerKernel;

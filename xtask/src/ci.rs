@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ringspan_tests::privilege::{self, Need};
+use ringspan_tests::vm::Machine;
 use rustix::process::geteuid;
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
@@ -69,7 +70,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "vm",
-        what: "prepare the virtual machine of the tests",
+        what: "prepare the virtual machines of the tests",
         run: |_| prepare_vm(),
     },
     Step {
@@ -195,11 +196,16 @@ fn summary(results: &[(&str, bool, Duration)]) -> Result<()> {
     }
 }
 
-/// A missing machine fails nothing here: the tests that need it are then ignored, with the reason.
+/// Downloads both kernels. A missing machine fails nothing here: the tests that need it are then
+/// ignored, with the reason.
 fn prepare_vm() -> Result<()> {
-    let machine = ringspan_tests::vm::Machine::default();
-    if let Err(error) = workspace::run(&mut machine.setup()) {
-        println!("no virtual machine here; its tests will be ignored: {error}");
+    for machine in [Machine::default(), Machine::newer()] {
+        if let Err(error) = workspace::run(&mut machine.setup()) {
+            let kernel = machine.kernel_suite.unwrap_or("the host's own suite");
+            println!(
+                "no virtual machine with the kernel of {kernel} here; its tests will be ignored: {error}"
+            );
+        }
     }
     Ok(())
 }

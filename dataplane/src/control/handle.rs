@@ -141,8 +141,8 @@ impl Control {
         let specs = merge(wanted.values().map(Vec::as_slice));
         let applied = self.run(peers, local, &specs)?;
         drop(registry);
-        self.events.refused(&applied.rejected);
         self.look();
+        self.events.applied(&applied);
         Ok(applied)
     }
 

@@ -54,13 +54,29 @@ pub(crate) enum SetupError {
 impl Setup {
     /// Sets the interface up and gives it what `config` lists. On failure all is taken back.
     pub(crate) fn apply(index: u32, config: &Config) -> Result<Self, SetupError> {
+        let routes = wanted_routes(config);
+        Self::set(index, &config.name, &config.addresses, &routes)
+    }
+
+    /// Sets the interface `name` up and gives it one address.
+    #[cfg(feature = "discovery")]
+    pub(crate) fn address(index: u32, name: &str, address: IpNet) -> Result<Self, SetupError> {
+        Self::set(index, name, &[address], &[])
+    }
+
+    fn set(
+        index: u32,
+        name: &str,
+        addresses: &[IpNet],
+        routes: &[(IpNet, u32)],
+    ) -> Result<Self, SetupError> {
         let netlink = Netlink::open().map_err(SetupError::Netlink)?;
         let mut setup = Self {
             netlink,
             index,
             done: Vec::new(),
         };
-        match setup.steps(config) {
+        match setup.steps(name, addresses, routes) {
             Ok(()) => Ok(setup),
             Err(error) => {
                 setup.undo();
@@ -69,15 +85,20 @@ impl Setup {
         }
     }
 
-    fn steps(&mut self, config: &Config) -> Result<(), SetupError> {
-        let name = || config.name.clone();
+    fn steps(
+        &mut self,
+        name: &str,
+        addresses: &[IpNet],
+        routes: &[(IpNet, u32)],
+    ) -> Result<(), SetupError> {
+        let name = || name.to_owned();
         self.netlink
             .set_up(self.index)
             .map_err(|source| SetupError::Up {
                 name: name(),
                 source,
             })?;
-        for &address in &config.addresses {
+        for &address in addresses {
             match self.netlink.address(Change::Add, self.index, address) {
                 Ok(()) => self.done.push(Step::Address(address)),
                 Err(source) => {
@@ -89,7 +110,7 @@ impl Setup {
                 }
             }
         }
-        for (prefix, table) in wanted_routes(config) {
+        for &(prefix, table) in routes {
             match self.netlink.route(Change::Add, self.index, prefix, table) {
                 Ok(()) => self.done.push(Step::Route(prefix, table)),
                 Err(source) if is(&source, Errno::EXIST) => {

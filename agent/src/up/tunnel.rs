@@ -81,7 +81,7 @@ pub(crate) fn run(
 
 /// The socket that `wg` speaks to. The tunnel does without where it cannot be had: its file says
 /// everything, and a user who may not write to `/var/run` has no other choice.
-fn open_uapi(name: &str, plane: &Arc<Dataplane>) -> Option<UapiServer> {
+pub(crate) fn open_uapi(name: &str, plane: &Arc<Dataplane>) -> Option<UapiServer> {
     let socket = UapiSocket::bind(name)
         .map_err(|error| tracing::warn!("wg cannot reach this tunnel: {error}"))
         .ok()?;

@@ -142,8 +142,8 @@ impl Control {
         let mut registry = self.registry();
         let applied = registry.replace(&*self.node, &own, now, source, specs)?;
         drop(registry);
-        self.events.refused(&applied.rejected);
         self.look();
+        self.events.applied(&applied);
         Ok(applied)
     }
 
@@ -158,7 +158,7 @@ impl Control {
         let applied = registry.update(&*self.node, &own, now, source, changes)?;
         drop(registry);
         // Changes cost what they are: whoever listens is told at the next look of the node.
-        self.events.also_refused(&applied.rejected);
+        self.events.also_applied(&applied);
         Ok(applied)
     }
 

@@ -104,7 +104,11 @@ impl Wire {
     pub(super) fn receive(&self, now: Now, reachable: impl Fn(SocketAddr) -> bool) {
         let mut arrived: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
         let mut take = |batch: &mut [Datagram<'_>]| {
-            arrived.extend(batch.iter().map(|one| (one.from.remote, one.payload.to_vec())));
+            arrived.extend(
+                batch
+                    .iter()
+                    .map(|one| (one.from.remote, one.payload.to_vec())),
+            );
         };
         let rx = &mut self.end.borrow_mut().rx;
         while rx.recv_batch(&mut take).unwrap() > 0 {}
@@ -179,7 +183,10 @@ impl Plane for SimPlane {
             let now = self.now.get();
             wire.with(|tunnel, out| {
                 let mut post = |output: crate::engine::handshakes::Output<'_>| {
-                    if let crate::engine::handshakes::Output::Send { to, datagram, tos, .. } = output {
+                    if let crate::engine::handshakes::Output::Send {
+                        to, datagram, tos, ..
+                    } = output
+                    {
                         out(Action::Send { to, tos, datagram });
                     }
                 };
@@ -538,10 +545,12 @@ impl Node {
         };
         // Both ways of telling a node its peers.
         let applied = if self.below(8) == 0 {
-            self.registry.replace(&self.plane, &self.key, now, API, &specs)
+            self.registry
+                .replace(&self.plane, &self.key, now, API, &specs)
         } else {
             let changes = self.differences(specs);
-            self.registry.update(&self.plane, &self.key, now, API, &changes)
+            self.registry
+                .update(&self.plane, &self.key, now, API, &changes)
         };
         assert_eq!(applied.unwrap().rejected, []);
     }
@@ -583,7 +592,9 @@ impl Node {
     /// Whether this node has that one as a peer; with which secret.
     pub(super) fn knows(&self, number: usize) -> Option<PresharedKey> {
         let links = self.plane.links.borrow();
-        links[number].as_ref().map(|link| link.preshared_key.clone())
+        links[number]
+            .as_ref()
+            .map(|link| link.preshared_key.clone())
     }
 
     /// A handshake with that node has succeeded; `from`: it came from there.
@@ -617,4 +628,3 @@ fn clock(second: u64, monotonic_ahead: u64, unix_ahead: i64) -> Now {
         unix: Duration::from_secs(unix.saturating_add_signed(unix_ahead)),
     }
 }
-

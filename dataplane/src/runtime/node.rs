@@ -1,5 +1,6 @@
 //! A running node: one control thread, its workers, and the tables between them.
 
+use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::mesh::Mesh;
 use super::control_thread::ControlThread;
 use super::mailbox::{Mailbox, mailbox};
 use super::outer_settings::{OuterError, OuterSettings};
-use super::worker::{DriverReport, Ports, WorkerThread};
+use super::worker::{DriverReport, Ports, WorkerOptions, WorkerThread};
 
 /// What a node is made of, once its drivers are open.
 pub struct Parts {
@@ -24,6 +25,8 @@ pub struct Parts {
     pub workers: Vec<Ports>,
     /// Pin worker *n* to CPU *n*.
     pub pin: bool,
+    /// For how long at most workers poll before they sleep; zero is not at all.
+    pub spin: Duration,
     /// Sends the handshakes.
     pub control_tx: Box<dyn OuterTx>,
     /// What reaches the drivers' settings, and must outlive them: the XDP program, the resolver.
@@ -84,6 +87,7 @@ impl Node {
             mtu,
             workers: ports,
             pin,
+            spin,
             control_tx,
             outer,
         } = parts;
@@ -101,7 +105,10 @@ impl Node {
                 engine,
                 ports,
                 mailbox.clone(),
-                pin.then_some(number),
+                WorkerOptions {
+                    cpu: pin.then_some(number),
+                    spin,
+                },
             )?);
         }
         let wakers = workers.iter().map(WorkerThread::waker).collect();

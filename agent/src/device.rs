@@ -13,7 +13,7 @@ use ringspan::runtime::wishes::MIN_MTU;
 use ringspan::{Dataplane, Inner, StartError};
 
 use crate::cli;
-use crate::config::{DEFAULT_MTU, MAX_SPIN_MICROS, LogLevel, OuterChoice, OuterDriver};
+use crate::config::{DEFAULT_MTU, LogLevel, MAX_SPIN_MICROS, OuterChoice, OuterDriver};
 use crate::failure::Failure;
 use crate::net::{LinkWatch, interface_index};
 use crate::signals::EndSignals;

@@ -21,6 +21,7 @@ pub mod paths;
 mod ready;
 pub mod setup;
 pub mod spin;
+mod team;
 pub mod wake;
 pub mod wishes;
 pub mod worker;

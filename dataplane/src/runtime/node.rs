@@ -13,6 +13,7 @@ use crate::mesh::Mesh;
 use super::control_thread::ControlThread;
 use super::mailbox::{Mailbox, mailbox};
 use super::outer_settings::{OuterError, OuterSettings};
+use super::team::Team;
 use super::worker::{DriverReport, Ports, WorkerOptions, WorkerThread};
 
 /// What a node is made of, once its drivers are open.
@@ -97,11 +98,12 @@ impl Node {
         let public_key = *handshakes.public_key();
         let (mailbox, mail) = mailbox();
         let (mut workers, mut counters) = (Vec::new(), Vec::new());
+        let team = Team::new(ports.len())?;
         for (number, ports) in ports.into_iter().enumerate() {
             let engine = Worker::new(Arc::clone(&mesh), aead, WorkerConfig { mtu });
             counters.push(engine.counters());
             workers.push(WorkerThread::start(
-                number,
+                (&team, number),
                 engine,
                 ports,
                 mailbox.clone(),
@@ -111,7 +113,7 @@ impl Node {
                 },
             )?);
         }
-        let wakers = workers.iter().map(WorkerThread::waker).collect();
+        let wakers = team.wakers().to_vec();
         let control = ControlThread::start(handshakes, mail, control_tx, wakers)?;
         Ok(Self {
             private_key,

@@ -77,7 +77,10 @@ mod tests {
                 spin.window()
             })
             .collect();
-        assert_eq!(shrunk, [us(25), us(12) + Duration::from_nanos(500), us(0), us(0)]);
+        assert_eq!(
+            shrunk,
+            [us(25), us(12) + Duration::from_nanos(500), us(0), us(0)]
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::clock::monotonic;
 use super::mailbox::Mailbox;
 use super::ready::{Ready, WaitSet};
 use super::spin::Spin;
+use super::team::{Place, Team};
 use super::wake::Waker;
 use crate::engine::Worker;
 use crate::engine::port::{DriverInfo, InnerRx, InnerTx, OuterRx, OuterTx};
@@ -89,18 +90,20 @@ pub struct WorkerThread {
 }
 
 impl WorkerThread {
-    /// Starts worker `number` on `ports`.
+    /// Starts worker `number` of `team` on `ports`.
     ///
     /// # Errors
     /// Where the thread or its descriptor cannot be made.
-    pub fn start(
-        number: usize,
+    pub(super) fn start(
+        (team, number): (&Team, usize),
         engine: Worker,
         ports: Ports,
         mailbox: Mailbox,
         options: WorkerOptions,
     ) -> io::Result<Self> {
-        let waker = Arc::new(Waker::new()?);
+        let gone = || io::Error::other("no such worker in the team");
+        let waker = team.wakers().get(number).map(Arc::clone).ok_or_else(gone)?;
+        let place = team.place(number, !ports.outer_rx.is_empty());
         let (requests, inbox) = unbounded();
         let wait_set = WaitSet::new(&ports, &waker)?;
         let run = Loop {
@@ -108,6 +111,7 @@ impl WorkerThread {
             engine,
             ports,
             mailbox,
+            place,
             waker: Arc::clone(&waker),
             inbox,
             wait_set,
@@ -194,6 +198,8 @@ struct Loop {
     engine: Worker,
     ports: Ports,
     mailbox: Mailbox,
+    /// What it does for other workers, where there are any.
+    place: Option<Place>,
     waker: Arc<Waker>,
     inbox: Receiver<Request>,
     wait_set: WaitSet,
@@ -269,18 +275,39 @@ impl Loop {
             engine,
             ports,
             mailbox,
+            place,
             ..
         } = self;
         let now = monotonic();
         let mut turn = Ok(0);
+        let may_receive = place.as_ref().is_none_or(Place::may_receive);
         for (number, rx) in ports.outer_rx.iter_mut().enumerate() {
-            if !ready.has_outer(number) {
+            if !ready.has_outer(number) || !may_receive {
                 continue;
             }
             let received = rx.recv_batch(&mut |datagrams| {
-                engine.open(now, datagrams, &mut *ports.inner_tx, mailbox);
+                let taken = place
+                    .as_mut()
+                    .is_some_and(|place| place.hand_off(engine, datagrams, mailbox));
+                if !taken {
+                    engine.open(now, datagrams, &mut *ports.inner_tx, mailbox);
+                }
             });
             turn = merge(turn, received);
+        }
+        if let Some(place) = place {
+            let received = *turn.as_ref().unwrap_or(&0);
+            if may_receive {
+                place.received(received);
+            }
+            if place.deliver(engine, now, &mut *ports.inner_tx) {
+                turn = merge(turn, Ok(1));
+            }
+            // Who receives helps when there is nothing to receive, or no parcel to put it into.
+            if received < BUSY && place.help(engine, now) {
+                // More may wait.
+                turn = merge(turn, Ok(BUSY));
+            }
         }
         if matches!(turn, Ok(1..)) {
             // What was delivered is often answered by the host at once, within the delivery.
@@ -327,7 +354,9 @@ impl Loop {
         if let Some(began) = began {
             let window = self.spin.window();
             while monotonic().since(began) < window {
-                let ready = self.wait_set.wait(Some(&timespec(Duration::ZERO)), &self.waker);
+                let ready = self
+                    .wait_set
+                    .wait(Some(&timespec(Duration::ZERO)), &self.waker);
                 if ready != Ready::NONE {
                     return ready;
                 }

@@ -17,14 +17,14 @@ use crate::wire::message::{DATA_HEADER_LEN, DATA_OVERHEAD};
 use crate::wire::{Ecn, Ip, Message, ParseError, ecn};
 
 /// Transport data on its way in.
-struct Incoming<'a> {
-    peer: &'a Arc<Peer>,
-    session: &'a Arc<Session>,
-    counter: u64,
-    from: Endpoint,
-    ecn: Ecn,
+pub(super) struct Incoming<'a> {
+    pub(super) peer: &'a Arc<Peer>,
+    pub(super) session: &'a Arc<Session>,
+    pub(super) counter: u64,
+    pub(super) from: Endpoint,
+    pub(super) ecn: Ecn,
     /// Set once the tag is verified; cleared again for what was seen before.
-    plaintext: Option<&'a mut [u8]>,
+    pub(super) plaintext: Option<&'a mut [u8]>,
 }
 
 impl Worker {
@@ -56,7 +56,6 @@ impl Worker {
         totals: &mut Totals,
     ) {
         let indices = self.mesh.indices.load();
-        let table = self.mesh.table();
         let mut incoming = ArrayVec::<Incoming<'_>, MAX_BATCH>::new();
         let mut jobs = ArrayVec::<OpenJob<'_>, MAX_BATCH>::new();
         let mut last: Option<(u32, Option<&IndexEntry>)> = None;
@@ -70,25 +69,11 @@ impl Worker {
                 _ => indices.entry(index),
             };
             last = Some((index, entry));
-            let Some((peer, session)) = entry.and_then(|e| Some((e.peer(), e.session()?))) else {
-                totals.unknown_index += 1;
+            let Some((peer, session)) = admit(entry, counter, now, totals) else {
                 continue;
             };
-            if session.is_expired(now) {
-                totals.expired += 1;
-                continue;
-            }
-            if counter >= REJECT_AFTER_MESSAGES {
-                totals.counter_exhausted += 1;
-                continue;
-            }
             let (from, ecn) = (datagram.from, datagram.ecn);
-            let (_, ciphertext) = datagram
-                .payload
-                .split_at_mut_checked(DATA_HEADER_LEN)
-                .unwrap_or_default();
-            let Ok(job) = OpenJob::new(&session.keys().receiving, counter, ciphertext) else {
-                totals.wrong_length += 1;
+            let Some(job) = open_job(session, counter, datagram.payload, totals) else {
                 continue;
             };
             // Both have room for a whole batch.
@@ -112,6 +97,19 @@ impl Worker {
             incoming.plaintext = job.into_plaintext();
             totals.forged += u64::from(incoming.plaintext.is_none());
         }
+        self.accept(now, &mut incoming, inner, totals);
+    }
+
+    /// What was opened, in order: replay window, session promotion, roaming, source addresses,
+    /// delivery.
+    pub(super) fn accept(
+        &self,
+        now: Instant,
+        incoming: &mut [Incoming<'_>],
+        inner: &mut dyn InnerTx,
+        totals: &mut Totals,
+    ) {
+        let table = self.mesh.table();
         let mut packets = ArrayVec::<&[u8], MAX_BATCH>::new();
         for run in incoming.chunk_by_mut(|a, b| Arc::ptr_eq(a.session, b.session)) {
             receive_run(&table, now, run, &mut packets, totals);
@@ -124,8 +122,45 @@ impl Worker {
     }
 }
 
+/// The session that transport data is for, if there is one that may take it.
+pub(super) fn admit<'a>(
+    entry: Option<&'a IndexEntry>,
+    counter: u64,
+    now: Instant,
+    totals: &mut Totals,
+) -> Option<(&'a Arc<Peer>, &'a Arc<Session>)> {
+    let Some((peer, session)) = entry.and_then(|e| Some((e.peer(), e.session()?))) else {
+        totals.unknown_index += 1;
+        return None;
+    };
+    if session.is_expired(now) {
+        totals.expired += 1;
+        return None;
+    }
+    if counter >= REJECT_AFTER_MESSAGES {
+        totals.counter_exhausted += 1;
+        return None;
+    }
+    Some((peer, session))
+}
+
+/// The job of opening `payload`, header included.
+pub(super) fn open_job<'a>(
+    session: &'a Session,
+    counter: u64,
+    payload: &'a mut [u8],
+    totals: &mut Totals,
+) -> Option<OpenJob<'a>> {
+    let (_, ciphertext) = payload
+        .split_at_mut_checked(DATA_HEADER_LEN)
+        .unwrap_or_default();
+    let job = OpenJob::new(&session.keys().receiving, counter, ciphertext);
+    totals.wrong_length += u64::from(job.is_err());
+    job.ok()
+}
+
 /// Index and counter of transport data; anything else is dealt with.
-fn transport_data(
+pub(super) fn transport_data(
     datagram: &Datagram<'_>,
     control: &mut dyn ControlSink,
     totals: &mut Totals,

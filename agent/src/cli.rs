@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringspan::control::kubespan::resource::Kind;
 
-use crate::config::OuterDriver;
+use crate::config::{MAX_SPIN_MICROS, OuterDriver};
 
 const AFTER_HELP: &str = "\
 Exit status:
@@ -22,6 +22,7 @@ Environment:
 Environment of `ringspan INTERFACE`:
   RINGSPAN_OUTER         auto, auto:CARD, xdp:CARD or udp: who carries the datagrams [auto]
   RINGSPAN_MTU           largest inner packet in bytes, 576 to 65455 [1420]
+  RINGSPAN_SPIN          microseconds of polling before sleep, 0 to 10000 [0]
   LOG_LEVEL              verbose, debug, error or silent [error]; unset, nothing is logged in the
                          background
   WG_PROCESS_FOREGROUND  1: as --foreground";
@@ -98,6 +99,14 @@ pub(crate) struct Up {
     /// The network card for XDP, above the file [default: the one with the default route]
     #[arg(long, value_name = "IF")]
     pub(crate) interface: Option<String>,
+
+    /// Poll before sleeping, for at most so many microseconds (2000 if none are given), above the
+    /// file: lone packets pass sooner, at the price of CPU time. How long is polled follows what
+    /// pays
+    #[arg(long, value_name = "MICROS", num_args = 0..=1, require_equals = true,
+          default_missing_value = "2000",
+          value_parser = clap::value_parser!(u16).range(0..=i64::from(MAX_SPIN_MICROS)))]
+    pub(crate) spin: Option<u16>,
 
     /// Check the configuration, start nothing
     #[arg(long)]

@@ -63,6 +63,7 @@ pub(super) fn finish(mut draft: Draft, path: &Path) -> Result<Loaded, Invalid> {
             mode: draft.xdp_mode,
         },
         workers: draft.workers,
+        spin: draft.spin,
         log: draft.log,
         peers,
     };

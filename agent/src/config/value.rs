@@ -10,7 +10,7 @@ use ringspan::crypto::PublicKey;
 
 use super::error::{Problem, Shown};
 use super::suggest::DidYouMean;
-use super::{LogLevel, OuterDriver, OuterSend, Routes, XdpMode};
+use super::{LogLevel, MAX_SPIN_MICROS, OuterDriver, OuterSend, Routes, XdpMode};
 
 /// Where a peer may be reached, before names are looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -183,6 +183,17 @@ pub(super) fn workers(text: &str) -> Result<Option<NonZeroUsize>, Problem> {
         "1 to 256 worker threads, or 0 to let ringspan choose",
     )
     .map(|workers| NonZeroUsize::new(workers as usize))
+}
+
+/// Microseconds of polling before sleep.
+pub(super) fn spin(text: &str) -> Result<u16, Problem> {
+    number(
+        text,
+        0,
+        MAX_SPIN_MICROS.into(),
+        "0 to 10000 microseconds of polling before sleep; 0 is none",
+    )
+    .map(|micros| micros as u16)
 }
 
 /// `true` or `false`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ringspan::control::uapi::{UapiServer, UapiSocket};
 use ringspan::crypto::PublicKey;
@@ -116,7 +116,8 @@ fn start(config: &Config, card: Option<String>) -> Result<Dataplane, UpError> {
     let mut builder = Dataplane::builder(config.private_key.clone())
         .listen_port(config.listen_port)
         .outer(outer(&config.outer, card))
-        .inner(Inner::tun(config.name.as_str()).mtu(config.mtu));
+        .inner(Inner::tun(config.name.as_str()).mtu(config.mtu))
+        .spin(Duration::from_micros(config.spin.into()));
     if config.fwmark != 0 {
         builder = builder.fwmark(config.fwmark);
     }

@@ -59,11 +59,11 @@ pub(super) trait Plane {
 /// A peer whose next endpoint has its turn.
 #[derive(Clone, Debug)]
 pub(super) struct Turn {
-    key: PublicKey,
+    pub(super) key: PublicKey,
     /// The endpoints that are tried at once with it.
     rivals: Vec<SocketAddr>,
     /// Its session is to be made anew.
-    renew: bool,
+    pub(super) renew: bool,
 }
 
 /// What changes about the handshakes of a peer.

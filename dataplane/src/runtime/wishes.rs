@@ -1,6 +1,7 @@
 //! What a caller may ask for: outer and inner drivers, unopened.
 
 use core::fmt;
+use core::time::Duration;
 
 use crate::crypto::PrivateKey;
 use crate::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx};
@@ -22,6 +23,7 @@ pub(crate) struct NodeWishes {
     pub(crate) inner: Option<Inner>,
     pub(crate) workers: Option<usize>,
     pub(crate) pin: bool,
+    pub(crate) spin: Duration,
 }
 
 /// How AF_XDP is used on its interface.

@@ -34,6 +34,7 @@ fn the_defaults() {
     assert_eq!(config.outer.driver, OuterDriver::Auto);
     assert_eq!(config.outer.interface, None);
     assert_eq!(config.workers, None);
+    assert_eq!(config.spin, 0);
     assert_eq!(config.log, LogLevel::Info);
     assert!(config.peers.is_empty());
 }
@@ -57,6 +58,7 @@ fn values_of_every_kind() {
         mode = "generic"
         [runtime]
         workers = 4
+        spin = 50
         log = "debug"
         [[peer]]
         public_key = "{PEER_A}"
@@ -81,6 +83,7 @@ fn values_of_every_kind() {
     assert_eq!(config.outer.send, OuterSend::Udp);
     assert_eq!(config.outer.mode, XdpMode::Generic);
     assert_eq!(config.workers.unwrap().get(), 4);
+    assert_eq!(config.spin, 50);
     let a = &config.peers[0];
     let endpoints: Vec<_> = a.endpoints.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -185,6 +188,10 @@ fn bad_values_say_line_key_value_and_way_out() {
         (
             "[runtime]\nworkers = 257",
             &[":6: runtime.workers: ", "\"257\"", "256"],
+        ),
+        (
+            "[runtime]\nspin = 10001",
+            &[":6: runtime.spin: ", "\"10001\"", "10000"],
         ),
         (
             "[peers]\n",

@@ -13,9 +13,10 @@ use crate::control::kubespan::hold_down::DELETION_GRACE;
 use crate::control::kubespan::peer_spec::peer_specs;
 use crate::control::kubespan::{HoldDown, LocalEndpoints};
 use crate::control::member::Membership;
-use crate::control::registry::{self, API, ConfigChange, Plane, Registry, Rejection};
+use crate::control::registry::{self, API, ConfigChange, Plane, Registry, Rejection, Turn};
 use crate::control::{PeerSpec, PeerState, SpecChange};
 use crate::crypto::{PresharedKey, PublicKey, Random, SeededRandom};
+use crate::engine::handshakes::{Handshakes, Output, Sink};
 use crate::engine::port::{Datagram, Ecn, OuterRx};
 use crate::engine::tunnel::{Action, Tunnel};
 use crate::io::DatagramSender;
@@ -135,6 +136,25 @@ impl Wire {
     }
 }
 
+impl SimPlane {
+    /// Has the real handshakes do something, if there are any.
+    fn with_handshakes(&self, work: impl FnOnce(&mut Handshakes, Now, Sink<'_>)) {
+        let Some(wire) = &self.wire else { return };
+        let now = self.now.get();
+        wire.with(|tunnel, out| {
+            let mut post = |output: Output<'_>| {
+                if let Output::Send {
+                    to, datagram, tos, ..
+                } = output
+                {
+                    out(Action::Send { to, tos, datagram });
+                }
+            };
+            work(tunnel.handshakes(), now, &mut post);
+        });
+    }
+}
+
 impl Plane for SimPlane {
     fn mesh(&self) -> &Mesh {
         &self.mesh
@@ -179,21 +199,23 @@ impl Plane for SimPlane {
                 link.renew = true;
             }
         }
-        if let Some(wire) = &self.wire {
-            let now = self.now.get();
-            wire.with(|tunnel, out| {
-                let mut post = |output: crate::engine::handshakes::Output<'_>| {
-                    if let crate::engine::handshakes::Output::Send {
-                        to, datagram, tos, ..
-                    } = output
-                    {
-                        out(Action::Send { to, tos, datagram });
-                    }
-                };
-                let handshakes = tunnel.handshakes();
-                registry::conclude(handshakes, now, &mut post, &real_removed, &real_renew);
-            });
+        self.with_handshakes(|handshakes, now, out| {
+            registry::conclude(handshakes, now, out, &real_removed, &real_renew);
+        });
+        Ok(())
+    }
+
+    fn turn(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
+        let real = |turn: &Turn| self.is_real(self.number(&turn.key)).is_some();
+        let (real, simulated): (Vec<_>, Vec<_>) = turns.into_iter().partition(real);
+        let mut links = self.links.borrow_mut();
+        // A simulated handshake tries one endpoint at a time: rivals would only make it easier.
+        for turn in simulated {
+            if let Some(link) = &mut links[self.number(&turn.key)] {
+                link.renew |= turn.renew;
+            }
         }
+        self.with_handshakes(|handshakes, now, out| registry::turn(handshakes, now, out, real));
         Ok(())
     }
 

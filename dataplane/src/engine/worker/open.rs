@@ -18,16 +18,16 @@ use crate::wire::message::{DATA_HEADER_LEN, DATA_OVERHEAD};
 use crate::wire::{Ecn, Ip, Message, ParseError, ecn};
 
 /// Transport data on its way in.
-struct Incoming<'a> {
-    peer: &'a Arc<Peer>,
-    session: &'a Arc<Session>,
-    counter: u64,
-    from: Endpoint,
-    ecn: Ecn,
+pub(super) struct Incoming<'a> {
+    pub(super) peer: &'a Arc<Peer>,
+    pub(super) session: &'a Arc<Session>,
+    pub(super) counter: u64,
+    pub(super) from: Endpoint,
+    pub(super) ecn: Ecn,
     /// Set once the tag is verified; cleared again for what was seen before.
-    plaintext: Option<&'a mut [u8]>,
-    /// Whose the source of the packet inside is.
-    owner: Option<&'a Arc<Peer>>,
+    pub(super) plaintext: Option<&'a mut [u8]>,
+    /// Whose the source of the packet inside is: [`accept`](Worker::accept) looks it up.
+    pub(super) owner: Option<&'a Arc<Peer>>,
 }
 
 impl Worker {
@@ -73,25 +73,11 @@ impl Worker {
                 _ => indices.entry(index),
             };
             last = Some((index, entry));
-            let Some((peer, session)) = entry.and_then(|e| Some((e.peer(), e.session()?))) else {
-                totals.unknown_index += 1;
+            let Some((peer, session)) = admit(entry, counter, now, totals) else {
                 continue;
             };
-            if session.is_expired(now) {
-                totals.expired += 1;
-                continue;
-            }
-            if counter >= REJECT_AFTER_MESSAGES {
-                totals.counter_exhausted += 1;
-                continue;
-            }
             let (from, ecn) = (datagram.from, datagram.ecn);
-            let (_, ciphertext) = datagram
-                .payload
-                .split_at_mut_checked(DATA_HEADER_LEN)
-                .unwrap_or_default();
-            let Ok(job) = OpenJob::new(&session.keys().receiving, counter, ciphertext) else {
-                totals.wrong_length += 1;
+            let Some(job) = open_job(session, counter, datagram.payload, totals) else {
                 continue;
             };
             // Both have room for a whole batch.
@@ -116,7 +102,20 @@ impl Worker {
             incoming.plaintext = job.into_plaintext();
             totals.forged += u64::from(incoming.plaintext.is_none());
         }
-        find_owners(&table, &mut incoming);
+        self.accept(now, &table, &mut incoming, inner, totals);
+    }
+
+    /// What was opened, in order: replay window, session promotion, roaming, source addresses,
+    /// delivery.
+    pub(super) fn accept<'a>(
+        &self,
+        now: Instant,
+        table: &'a Table,
+        incoming: &mut [Incoming<'a>],
+        inner: &mut dyn InnerTx,
+        totals: &mut Totals,
+    ) {
+        find_owners(table, incoming);
         let mut packets = ArrayVec::<&[u8], MAX_BATCH>::new();
         for run in incoming.chunk_by_mut(|a, b| Arc::ptr_eq(a.session, b.session)) {
             receive_run(now, run, &mut packets, totals);
@@ -129,8 +128,45 @@ impl Worker {
     }
 }
 
+/// The session that transport data is for, if there is one that may take it.
+pub(super) fn admit<'a>(
+    entry: Option<&'a IndexEntry>,
+    counter: u64,
+    now: Instant,
+    totals: &mut Totals,
+) -> Option<(&'a Arc<Peer>, &'a Arc<Session>)> {
+    let Some((peer, session)) = entry.and_then(|e| Some((e.peer(), e.session()?))) else {
+        totals.unknown_index += 1;
+        return None;
+    };
+    if session.is_expired(now) {
+        totals.expired += 1;
+        return None;
+    }
+    if counter >= REJECT_AFTER_MESSAGES {
+        totals.counter_exhausted += 1;
+        return None;
+    }
+    Some((peer, session))
+}
+
+/// The job of opening `payload`, header included.
+pub(super) fn open_job<'a>(
+    session: &'a Session,
+    counter: u64,
+    payload: &'a mut [u8],
+    totals: &mut Totals,
+) -> Option<OpenJob<'a>> {
+    let (_, ciphertext) = payload
+        .split_at_mut_checked(DATA_HEADER_LEN)
+        .unwrap_or_default();
+    let job = OpenJob::new(&session.keys().receiving, counter, ciphertext);
+    totals.wrong_length += u64::from(job.is_err());
+    job.ok()
+}
+
 /// Index and counter of transport data; anything else is dealt with.
-fn transport_data(
+pub(super) fn transport_data(
     datagram: &Datagram<'_>,
     control: &mut dyn ControlSink,
     totals: &mut Totals,

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::UpError;
 use crate::config::{Config, OuterChoice, OuterDriver, OuterSend, PeerConfig, XdpMode};
-use crate::net::{LinkWatch, Setup, interface_index};
+use crate::net::{self, LinkWatch, Setup, interface_index};
 use crate::resolve::{Known, Resolver, specs};
 use crate::signals::EndSignals;
 use crate::status::StatusSocket;
@@ -25,12 +25,14 @@ use crate::status::report::{self, TunnelStatus};
 ///
 /// `card` is the network card for XDP, if one is known.
 pub(crate) fn run(
-    config: Config,
+    mut config: Config,
     card: Option<String>,
     socket: StatusSocket,
     mut signals: EndSignals,
 ) -> Result<(), UpError> {
     let started = Instant::now();
+    config.fwmark =
+        net::mark(&config).map_err(io_error("choosing a mark for the default route"))?;
     let plane = Arc::new(start(&config, card)?);
     apply(&plane, &config.peers, &Known::new())?;
     let resolver = Resolver::start(&config.peers).map_err(io_error("starting the resolver"))?;

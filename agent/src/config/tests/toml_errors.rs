@@ -319,15 +319,16 @@ fn a_peer_cannot_come_twice_or_be_oneself() {
 }
 
 #[test]
-fn default_routes_are_refused_unless_the_table_is_the_operators() {
-    let text = peers("allowed_ips = [\"0.0.0.0/0\"]", "");
-    says(
-        &error("wg0.toml", &text),
-        &[":6: ", "0.0.0.0/0", "table = \"off\""],
+fn default_routes_are_taken_and_catch_no_endpoint() {
+    let text = peers(
+        "allowed_ips = [\"0.0.0.0/0\"]\nendpoints = [\"192.0.2.1:51820\"]",
+        "",
     );
-    for table in ["\"off\"", "51820"] {
+    for table in ["\"auto\"", "\"off\"", "51820"] {
         let text = text.replace("[interface]\n", &format!("[interface]\ntable = {table}\n"));
-        assert_eq!(config(&text).peers[0].allowed_ips.len(), 1);
+        let loaded = read("wg0.toml", &text).unwrap();
+        assert_eq!(loaded.config.peers[0].allowed_ips.len(), 1);
+        assert_eq!(loaded.notes.len(), 0, "{table}");
     }
 }
 

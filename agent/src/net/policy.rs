@@ -63,7 +63,6 @@ pub(super) fn rules(
     mark: u32,
 ) -> Result<[Rule; 2], SetupError> {
     let refused = |source| SetupError::Rule { family, source };
-    remove_stale(netlink, family, mark).map_err(refused)?;
     let present = netlink.rules(family).map_err(refused)?;
     let lowest = present
         .iter()
@@ -97,8 +96,8 @@ pub(super) fn rules(
 }
 
 /// Removes what a tunnel with this mark has left that was killed: its rules lead to a table that
-/// went empty with its interface.
-fn remove_stale(netlink: &mut HostNetlink, family: Family, mark: u32) -> io::Result<()> {
+/// went empty with its interface. To be called before that table is filled.
+pub(super) fn remove_stale(netlink: &mut HostNetlink, family: Family, mark: u32) -> io::Result<()> {
     if !netlink.routes(family, mark)?.is_empty() {
         return Ok(());
     }

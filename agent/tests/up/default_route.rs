@@ -127,7 +127,9 @@ pub(crate) fn through_the_tunnel(outer: &str) -> TestResult {
         );
     }
     let server = node1.run(|| tcp::Server::start("203.0.113.1".parse().unwrap()))?;
-    node0.run(|| tcp::transfer(server.address(), 1 << 20, 1 << 20, PATIENCE, |_| true))?;
+    let moved =
+        node0.run(|| tcp::transfer(server.address(), 1 << 20, 1 << 20, PATIENCE, |_| true))?;
+    assert_eq!(moved.uploaded + moved.downloaded, 2 << 20);
     assert_eq!(clear(&bed)?, 6, "packets in clear");
     // The main table's other routes come first.
     assert!(

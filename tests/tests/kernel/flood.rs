@@ -17,9 +17,6 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::bed::Fallible;
 
-/// Forged initiations between two probes: past the 512 that are load, below the 4096 that fill the
-/// queue.
-const BURST: usize = 2500;
 /// A cookie reply: its length on the wire, and its type.
 const COOKIE_REPLY: (usize, u8) = (64, 3);
 /// How long a probe may take. When it is lost, or answered by nothing, the next burst follows.
@@ -37,7 +34,7 @@ pub(crate) struct Flood {
 }
 
 impl Flood {
-    /// Floods until [`stop`](Self::stop). Each burst ends with one initiation from the attacker's
+    /// Floods until [`stop`](Self::stop). Each burst of so many ends with one initiation from the attacker's
     /// own address, and the next one follows when that was answered: the victim's queue is kept
     /// filled, whatever its speed, and not overflowing for ever.
     pub(crate) fn run(
@@ -45,6 +42,7 @@ impl Flood {
         from: &Namespace,
         victim: SocketAddr,
         key: &PublicKey,
+        burst: usize,
     ) -> Fallible<()> {
         let IpAddr::V4(address) = victim.ip() else {
             return Err("floods are of IPv4".into());
@@ -57,7 +55,7 @@ impl Flood {
         own.set_read_timeout(Some(PROBE_LIMIT))?;
         let mut forger = Forger::new(key);
         // Made beforehand: to make one takes longer than to refuse it.
-        let packets: Vec<_> = (0..BURST)
+        let packets: Vec<_> = (0..burst)
             .map(|_| forger.packet(address, victim.port()))
             .collect();
         while !self.stop.load(Relaxed) {

@@ -100,8 +100,10 @@ pub(crate) struct OuterChoice {
 /// Who sends where AF_XDP receives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum OuterSend {
-    /// AF_XDP too.
+    /// AF_XDP where it has zero copy, else the UDP socket.
     #[default]
+    Auto,
+    /// AF_XDP too.
     Xdp,
     /// The UDP socket, which sends runs of datagrams as one (GSO).
     Udp,

@@ -45,6 +45,7 @@ pub(super) fn toml(config: &Config) -> String {
         line(format!("interface = {}", quoted(interface)));
     }
     line(match config.outer.send {
+        OuterSend::Auto => "send = \"auto\"".into(),
         OuterSend::Xdp => "send = \"xdp\"".into(),
         OuterSend::Udp => "send = \"udp\"".into(),
     });

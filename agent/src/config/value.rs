@@ -216,8 +216,12 @@ pub(super) fn driver(text: &str) -> Result<OuterDriver, Problem> {
 
 /// Who sends.
 pub(super) fn outer_send(text: &str) -> Result<OuterSend, Problem> {
-    let known = [("xdp", OuterSend::Xdp), ("udp", OuterSend::Udp)];
-    choice(text, "xdp and udp", &known)
+    let known = [
+        ("auto", OuterSend::Auto),
+        ("xdp", OuterSend::Xdp),
+        ("udp", OuterSend::Udp),
+    ];
+    choice(text, "auto, xdp and udp", &known)
 }
 
 /// How AF_XDP is tried.

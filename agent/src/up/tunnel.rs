@@ -109,7 +109,8 @@ pub(crate) fn outer(choice: &OuterChoice, card: Option<String>) -> Outer {
         XdpMode::Generic => outer.generic_only(),
     };
     match choice.send {
-        OuterSend::Xdp => outer,
+        OuterSend::Auto => outer.send(XdpSend::Auto),
+        OuterSend::Xdp => outer.send(XdpSend::Both),
         OuterSend::Udp => outer.send(XdpSend::ReceiveOnly),
     }
 }

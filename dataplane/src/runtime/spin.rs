@@ -10,6 +10,9 @@ use core::time::Duration;
 /// The longest that an operator can ask for.
 pub const MAX_SPIN: Duration = Duration::from_millis(10);
 
+/// A look that takes longer than this had to share its CPU: others want it for work of their own.
+const CONTENDED: Duration = Duration::from_micros(200);
+
 /// Where growth begins.
 const FIRST: Duration = Duration::from_micros(10);
 
@@ -39,15 +42,26 @@ impl Spin {
         self.window
     }
 
+    /// One look, with the CPU offered to others behind it, took so long.
+    pub(super) fn looked(&mut self, time: Duration) {
+        if time > CONTENDED {
+            self.shrink();
+        }
+    }
+
     /// Polling was in vain; sleep came after it, and ended after `wait` in all.
     pub(super) fn slept(&mut self, wait: Duration) {
         if wait > self.bound {
-            self.window /= 2;
-            if self.window < FIRST {
-                self.window = Duration::ZERO;
-            }
+            self.shrink();
         } else {
             self.window = (self.window * 2).max(FIRST).min(self.bound);
+        }
+    }
+
+    fn shrink(&mut self) {
+        self.window /= 2;
+        if self.window < FIRST {
+            self.window = Duration::ZERO;
         }
     }
 }
@@ -81,6 +95,16 @@ mod tests {
             shrunk,
             [us(25), us(12) + Duration::from_nanos(500), us(0), us(0)]
         );
+    }
+
+    #[test]
+    fn whoever_shares_a_cpu_polls_less() {
+        let mut spin = Spin::new(us(80));
+        (0..4).for_each(|_| spin.slept(us(1)));
+        spin.looked(us(200));
+        assert_eq!(spin.window(), us(80), "a short task of somebody else");
+        spin.looked(us(3000));
+        assert_eq!(spin.window(), us(40));
     }
 
     #[test]

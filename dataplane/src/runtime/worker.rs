@@ -339,9 +339,7 @@ impl Loop {
     /// How long nothing need be done, whatever does not come; `None` is for ever.
     fn longest_sleep(&mut self) -> Option<Duration> {
         if self.ports.outer_tx.flush() {
-            let pause = self.unsent_pause;
-            self.unsent_pause = (pause * 2).min(STAGED_POLL);
-            return Some(pause);
+            return Some(self.unsent_pause);
         }
         self.unsent_pause = UNSENT_POLL;
         self.engine.has_staged().then_some(STAGED_POLL)
@@ -352,8 +350,8 @@ impl Loop {
         let longest = self.longest_sleep();
         let began = self.spin.enabled().then(monotonic);
         if let Some(began) = began {
-            let window = self.spin.window();
-            while monotonic().since(began) < window {
+            let mut looked = began;
+            while looked.since(began) < self.spin.window() {
                 let ready = self
                     .wait_set
                     .wait(Some(&timespec(Duration::ZERO)), &self.waker);
@@ -362,6 +360,9 @@ impl Loop {
                 }
                 // Whoever is to send the next packet may need this CPU for it.
                 thread::yield_now();
+                let now = monotonic();
+                self.spin.looked(now.since(looked));
+                looked = now;
             }
         }
         let ready = self
@@ -371,6 +372,8 @@ impl Loop {
             self.spin.slept(monotonic().since(began));
         }
         if ready == Ready::NONE {
+            // Only time that has passed counts, not turns.
+            self.unsent_pause = (self.unsent_pause * 2).min(STAGED_POLL);
             self.release_staged();
         }
         ready

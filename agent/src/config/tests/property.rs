@@ -126,7 +126,7 @@ fn config() -> impl Strategy<Value = Config> {
     ];
     let driver = prop::sample::select(vec![OuterDriver::Auto, OuterDriver::Xdp, OuterDriver::Udp]);
     let interface = proptest::option::of("[a-z][a-z0-9.]{0,14}");
-    let send = prop::sample::select(vec![OuterSend::Xdp, OuterSend::Udp]);
+    let send = prop::sample::select(vec![OuterSend::Auto, OuterSend::Xdp, OuterSend::Udp]);
     let mode = prop::sample::select(vec![XdpMode::Auto, XdpMode::Copy, XdpMode::Generic]);
     let outer =
         (driver, interface, send, mode).prop_map(|(driver, interface, send, mode)| OuterChoice {

@@ -175,7 +175,7 @@ fn bad_values_say_line_key_value_and_way_out() {
         ),
         (
             "[outer]\nsend = \"gso\"",
-            &[":6: outer.send: ", "\"gso\"", "xdp and udp"],
+            &[":6: outer.send: ", "\"gso\"", "auto, xdp and udp"],
         ),
         (
             "[outer]\nmode = \"zero-copy\"",

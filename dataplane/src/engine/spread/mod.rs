@@ -53,7 +53,7 @@ impl Helper {
 
 /// Where parcels of one entrance come back to.
 struct Home {
-    done: Sender<(u64, Box<Parcel>)>,
+    done: Sender<(u64, Parcel)>,
     notify: Notify,
 }
 
@@ -67,14 +67,14 @@ impl fmt::Debug for Home {
 #[derive(Debug)]
 pub(crate) struct Task {
     number: u64,
-    parcel: Option<Box<Parcel>>,
+    parcel: Option<Parcel>,
     home: Arc<Home>,
 }
 
 impl Task {
     /// What is to be opened.
     pub(crate) fn parcel(&mut self) -> Option<&mut Parcel> {
-        self.parcel.as_deref_mut()
+        self.parcel.as_mut()
     }
 }
 
@@ -93,12 +93,12 @@ impl Drop for Task {
 pub(crate) struct Entrance {
     queue: Helper,
     home: Arc<Home>,
-    done: Receiver<(u64, Box<Parcel>)>,
-    free: Vec<Box<Parcel>>,
+    done: Receiver<(u64, Parcel)>,
+    free: Vec<Parcel>,
     /// How many parcels were made.
     made: usize,
     /// Under way, oldest first; those that came home before their turn.
-    under_way: VecDeque<Option<Box<Parcel>>>,
+    under_way: VecDeque<Option<Parcel>>,
     /// The number of the oldest one under way.
     oldest: u64,
 }
@@ -132,17 +132,17 @@ impl Entrance {
     }
 
     /// An empty parcel; `None` when all are under way. They are made when first needed.
-    pub(crate) fn parcel(&mut self) -> Option<Box<Parcel>> {
+    pub(crate) fn parcel(&mut self) -> Option<Parcel> {
         self.free.pop().or_else(|| {
             (self.made < self.queue.parcels).then(|| {
                 self.made += 1;
-                Box::default()
+                Parcel::default()
             })
         })
     }
 
     /// Has somebody open it.
-    pub(crate) fn hand_off(&mut self, parcel: Box<Parcel>) {
+    pub(crate) fn hand_off(&mut self, parcel: Parcel) {
         let task = Task {
             number: self.oldest + self.under_way.len() as u64,
             parcel: Some(parcel),
@@ -154,7 +154,7 @@ impl Entrance {
     }
 
     /// The next parcel in order, if it has come home.
-    pub(crate) fn next_done(&mut self) -> Option<Box<Parcel>> {
+    pub(crate) fn next_done(&mut self) -> Option<Parcel> {
         while let Ok((number, parcel)) = self.done.try_recv() {
             let place = (number - self.oldest) as usize;
             if let Some(place) = self.under_way.get_mut(place) {
@@ -167,7 +167,7 @@ impl Entrance {
     }
 
     /// Takes an emptied parcel back.
-    pub(crate) fn give_back(&mut self, parcel: Box<Parcel>) {
+    pub(crate) fn give_back(&mut self, parcel: Parcel) {
         self.free.push(parcel);
     }
 }

@@ -126,7 +126,7 @@ impl Worker {
             }
         }
         self.aead.open(&mut jobs);
-        for (job, number) in jobs.into_iter().zip(opened) {
+        for (job, number) in jobs.drain(..).zip(opened) {
             let plaintext = job.into_plaintext().map(|plaintext| plaintext.len());
             totals.forged += u64::from(plaintext.is_none());
             if let Some(item) = parcel.items.get_mut(number) {

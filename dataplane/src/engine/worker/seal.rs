@@ -271,8 +271,8 @@ impl Worker {
             return;
         }
 
-        let mut tallies: ArrayVec<Tally, MAX_BATCH> =
-            runs.iter().map(|_| Tally::default()).collect();
+        let mut tallies = ArrayVec::<Tally, MAX_BATCH>::new();
+        tallies.extend(runs.iter().map(|_| Tally::default()));
         let sent = outer.send_batch(&requests, &mut |slots| {
             seal_slots(self.aead, &messages, slots, &mut tallies);
         });

@@ -86,10 +86,11 @@ impl Slots {
         }
     }
 
-    /// The places to offer the kernel.
-    fn offer(&mut self) -> ArrayVec<Incoming<'_>, MAX_MESSAGES> {
+    /// Puts the places to offer the kernel into `places`, which is empty.
+    fn offer<'a>(&'a mut self, places: &mut ArrayVec<Incoming<'a>, MAX_MESSAGES>) {
         let len = self.len;
-        self.arena
+        let offered = self
+            .arena
             .chunks_exact_mut(self.stride)
             .zip(&mut self.from)
             .zip(&mut self.controls)
@@ -100,8 +101,8 @@ impl Slots {
                 control,
                 len: 0,
                 truncated: false,
-            })
-            .collect()
+            });
+        places.extend(offered);
     }
 
     /// Offers twice as many slots as were filled, but not more than make a batch: where the kernel
@@ -145,7 +146,8 @@ impl UdpRx {
                 None => return Ok(0),
             },
         };
-        let mut slots = self.slots.offer();
+        let mut slots = ArrayVec::new();
+        self.slots.offer(&mut slots);
         let messages = match mmsg::receive(fd, &mut slots) {
             Ok(messages) => messages,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),

@@ -98,5 +98,6 @@ pub mod control;
 pub mod dataplane;
 
 pub use dataplane::{Builder, Dataplane};
+pub use runtime::host_routing::{HostRouting, HostRoutingConfig, HostRoutingError};
 pub use runtime::setup::StartError;
 pub use runtime::wishes::{Inner, Outer};

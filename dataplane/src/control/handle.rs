@@ -5,6 +5,8 @@ use core::net::SocketAddr;
 use core::num::NonZeroU16;
 use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
@@ -17,10 +19,11 @@ use crate::runtime::control_thread::Stopped;
 use crate::runtime::node::Node;
 use crate::time::Instant;
 
+use super::events::{Publisher, Sight, Subscription};
 use super::kubespan::LocalEndpoints;
 use super::kubespan::rotation::{Rotation, Seen};
 use super::plan::Applied;
-use super::registry::{self, API, ConfigChange, Plane, Registry, Rejection};
+use super::registry::{self, API, ConfigChange, Plane, Registry, Rejection, Turn};
 use super::spec::{PeerSpec, SpecChange};
 use super::status::{PeerState, PeerStatus};
 
@@ -33,6 +36,7 @@ pub struct Control {
     registry: Mutex<Registry>,
     /// Locked after the registry, if both are.
     identity: Mutex<Identity>,
+    events: Publisher,
 }
 
 /// This node's keys.
@@ -66,6 +70,7 @@ impl Control {
             clock: monotonic,
             registry: Mutex::default(),
             identity: Mutex::new(identity),
+            events: Publisher::default(),
         }
     }
 
@@ -139,7 +144,11 @@ impl Control {
     ) -> Result<Applied, Stopped> {
         let (now, own) = ((self.clock)(), self.public_key());
         let mut registry = self.registry();
-        registry.replace(&*self.node, &own, now, source, specs)
+        let applied = registry.replace(&*self.node, &own, now, source, specs)?;
+        drop(registry);
+        self.events.refused(&applied.rejected);
+        self.look();
+        Ok(applied)
     }
 
     /// [`Control::update`] for the source with this number.
@@ -150,7 +159,16 @@ impl Control {
     ) -> Result<Applied, Stopped> {
         let (now, own) = ((self.clock)(), self.public_key());
         let mut registry = self.registry();
-        registry.update(&*self.node, &own, now, source, changes)
+        let applied = registry.update(&*self.node, &own, now, source, changes)?;
+        drop(registry);
+        if !applied.rejected.is_empty() {
+            self.events.refused(&applied.rejected);
+        }
+        // A look is at all peers. Who stays is looked at soon enough.
+        if applied.added + applied.removed > 0 {
+            self.look();
+        }
+        Ok(applied)
     }
 
     /// How many peers the source with this number wants.
@@ -171,6 +189,40 @@ impl Control {
     /// Restricts which endpoints of peers are tried. A peer that is up stays where it is.
     pub fn set_local_endpoints(&self, local: LocalEndpoints) {
         self.registry().local = local;
+    }
+
+    /// Tells from now on what happens to peers; at most `capacity` events wait to be read, and
+    /// those beyond are lost and counted. State and endpoint are looked at ten times a second
+    /// while anybody listens.
+    ///
+    /// # Errors
+    /// Whatever `eventfd(2)` says: no descriptors left.
+    pub fn subscribe(&self, capacity: usize) -> io::Result<Subscription> {
+        self.events.subscribe(capacity, self.sights())
+    }
+
+    /// Whether anybody listens to events.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.events.is_watched()
+    }
+
+    /// Finds what has happened to peers, if anybody listens.
+    pub(crate) fn look(&self) {
+        if self.is_watched() {
+            self.events.look(self.sights());
+        }
+    }
+
+    fn sights(&self) -> BTreeMap<PublicKey, Sight> {
+        let now = (self.clock)();
+        let registry = self.registry();
+        let sight = |running: &Running| Sight {
+            label: running.spec.label.clone(),
+            state: running.state(now),
+            endpoint: running.active(),
+        };
+        let peers = registry.peers.iter();
+        peers.map(|(key, running)| (*key, sight(running))).collect()
     }
 
     /// Every peer as it is now, in the order of their keys.
@@ -211,6 +263,12 @@ impl Plane for Node {
     fn conclude(&self, removed: Vec<PublicKey>, renew: Vec<PublicKey>) -> Result<(), Stopped> {
         self.control().run(move |handshakes, now, out| {
             registry::conclude(handshakes, now, out, &removed, &renew);
+        })
+    }
+
+    fn try_next(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
+        self.control().run(move |handshakes, now, out| {
+            registry::try_next(handshakes, now, out, turns);
         })
     }
 
@@ -288,6 +346,11 @@ impl Running {
             self.peer.set_endpoint(Endpoint::from(next));
         }
         next
+    }
+
+    /// The endpoints that are tried at once with the one that has its turn.
+    pub(super) fn rivals(&self, local: &LocalEndpoints) -> Vec<SocketAddr> {
+        self.rotation.rivals(&local.admitted(&self.spec.endpoints))
     }
 
     /// Whether there is another endpoint to try.

@@ -18,6 +18,8 @@ use crate::runtime::control_thread::Stopped;
 
 /// How often endpoints get their turns.
 const TICK: Duration = Duration::from_secs(1);
+/// How often peers are looked at while anybody listens to events.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What a source last said.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,7 +118,12 @@ impl Loop {
                 let _ = self.control.tick();
                 next = std::time::Instant::now() + TICK;
             }
-            match self.inbox.recv_deadline(next) {
+            let mut wake = next;
+            if self.control.is_watched() {
+                self.control.look();
+                wake = wake.min(std::time::Instant::now() + LOOK);
+            }
+            match self.inbox.recv_deadline(wake) {
                 Ok((number, news)) => self.hear(number, news),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,

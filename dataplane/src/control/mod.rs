@@ -6,6 +6,7 @@ pub mod device;
 #[cfg(feature = "discovery-codec")]
 pub mod discovery;
 pub mod documents;
+mod events;
 pub mod handle;
 pub mod kubespan;
 mod manager;
@@ -24,6 +25,7 @@ mod wanted;
 pub use device::{
     AllowedIpChange, ChangeError, DeviceChange, DeviceState, PeerChange, PeerSettings,
 };
+pub use events::{PeerEvent, Subscription};
 pub use handle::Control;
 pub(crate) use manager::Manager;
 pub use manager::SourceStatus;

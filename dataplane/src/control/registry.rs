@@ -1,6 +1,7 @@
 //! Which peers are wanted, which run, and the way from one to the other. It knows neither threads
 //! nor clocks: what it acts on is a [`Plane`], a running node or a simulated one.
 
+use core::net::SocketAddr;
 use core::num::NonZeroU16;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::source::merge;
 use super::spec::{PeerSpec, RejectReason, SpecChange};
 use super::wanted::Wanted;
 use crate::crypto::{PresharedKey, PublicKey};
-use crate::engine::handshakes::{AddPeerError, Handshakes, PeerConfig, Sink};
+use crate::engine::handshakes::{AddPeerError, Handshakes, Output, PeerConfig};
 use crate::mesh::{Mesh, Peer, TableUpdate};
 use crate::runtime::control_thread::Stopped;
 use crate::time::{Instant, Now};
@@ -45,11 +46,24 @@ pub(super) trait Plane {
     /// with others.
     fn conclude(&self, removed: Vec<PublicKey>, renew: Vec<PublicKey>) -> Result<(), Stopped>;
 
+    /// Has peers be tried at their next endpoints.
+    fn try_next(&self, turns: Vec<Turn>) -> Result<(), Stopped>;
+
     /// Whether handshakes with these peers are being tried and have not been answered yet.
     fn are_initiating(&self, peers: Vec<PublicKey>) -> Result<Vec<bool>, Stopped>;
 
     /// Peers are new or have changed: whoever waits may have something to send to them.
     fn wake(&self);
+}
+
+/// A peer whose next endpoint has its turn.
+#[derive(Clone, Debug)]
+pub(super) struct Turn {
+    pub(super) key: PublicKey,
+    /// Where it is tried too.
+    pub(super) rivals: Vec<SocketAddr>,
+    /// Whether to try at once, and not when there is something to send.
+    pub(super) renew: bool,
 }
 
 /// What changes about the handshakes of a peer.
@@ -105,7 +119,7 @@ pub(super) fn introduce(
 pub(super) fn conclude(
     handshakes: &mut Handshakes,
     now: Now,
-    out: Sink<'_>,
+    out: &mut dyn FnMut(Output<'_>),
     removed: &[PublicKey],
     renew: &[PublicKey],
 ) {
@@ -114,6 +128,21 @@ pub(super) fn conclude(
     }
     for key in renew {
         handshakes.renew(now, key, out);
+    }
+}
+
+/// [`Plane::try_next`] for those who have handshakes.
+pub(super) fn try_next(
+    handshakes: &mut Handshakes,
+    now: Now,
+    out: &mut dyn FnMut(Output<'_>),
+    turns: Vec<Turn>,
+) {
+    for turn in turns {
+        handshakes.race(&turn.key, turn.rivals);
+        if turn.renew {
+            handshakes.renew(now, &turn.key, out);
+        }
     }
 }
 
@@ -258,21 +287,23 @@ impl Registry {
             return Ok(0);
         }
         let initiating = plane.are_initiating(movable.clone())?;
-        let (mut moved, mut renew) = (0, Vec::new());
+        let mut turns = Vec::new();
         for (key, initiating) in movable.iter().zip(initiating) {
             let Some(running) = peers.get_mut(key) else {
                 continue;
             };
             if let Some(next) = running.advance(now, local, initiating) {
                 debug!("peer {key}: trying {next}");
-                moved += 1;
-                if running.is_standing() {
-                    renew.push(*key);
-                }
+                turns.push(Turn {
+                    key: *key,
+                    rivals: running.rivals(local),
+                    renew: running.is_standing(),
+                });
             }
         }
-        if !renew.is_empty() {
-            plane.conclude(Vec::new(), renew)?;
+        let moved = turns.len();
+        if moved > 0 {
+            plane.try_next(turns)?;
         }
         Ok(moved)
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::registry::{self, ConfigChange, Plane, Rejection};
+use super::registry::{self, ConfigChange, Plane, Rejection, Turn};
 use crate::crypto::{PrivateKey, PublicKey, SeededRandom};
 use crate::engine::handshakes::{Handshakes, Output, PeerConfig};
 use crate::mesh::{Mesh, Peer};
@@ -97,6 +97,11 @@ impl Plane for TestPlane {
 
     fn conclude(&self, removed: Vec<PublicKey>, renew: Vec<PublicKey>) -> Result<(), Stopped> {
         self.with(|handshakes, now, out| registry::conclude(handshakes, now, out, &removed, &renew));
+        Ok(())
+    }
+
+    fn try_next(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
+        self.with(|handshakes, now, out| registry::try_next(handshakes, now, out, turns));
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use tracing::{info, trace};
 use super::clock::now;
 use super::interruption::Watch;
 use super::mailbox::{CAPACITY, Letters, Mail};
+use super::paths::SourceWatch;
 use super::wake::Waker;
 use crate::engine::handshakes::{Handshakes, Output};
 use crate::engine::port::{OuterTx, TxRequest};
@@ -36,7 +37,8 @@ pub struct ControlThread {
 }
 
 impl ControlThread {
-    /// Starts the thread. It sends through `tx` and wakes `workers` when sessions come or go.
+    /// Starts the thread. It sends through `tx`, wakes `workers` when sessions come or go, and has
+    /// `sources` keep the peers' source addresses in step with the routes.
     ///
     /// # Errors
     /// Where the thread cannot be made.
@@ -45,6 +47,7 @@ impl ControlThread {
         mail: Letters,
         tx: Box<dyn OuterTx>,
         workers: Vec<Arc<Waker>>,
+        sources: Option<SourceWatch>,
     ) -> io::Result<Self> {
         let (tasks, inbox) = unbounded();
         let run = Loop {
@@ -54,6 +57,7 @@ impl ControlThread {
             tx,
             workers,
             watch: Watch::begin(),
+            sources,
         };
         let thread = thread::Builder::new()
             .name("control".to_owned())
@@ -105,6 +109,7 @@ struct Loop {
     tx: Box<dyn OuterTx>,
     workers: Vec<Arc<Waker>>,
     watch: Watch,
+    sources: Option<SourceWatch>,
 }
 
 impl Loop {
@@ -126,7 +131,12 @@ impl Loop {
                 } = &mut self;
                 handshakes.tick(now(), &mut |output| act(&output, &mut **tx, workers))
             };
-            let wait = deadline.since(super::clock::monotonic());
+            let mut wait = deadline.since(super::clock::monotonic());
+            if let Some(sources) = &mut self.sources
+                && sources.look(|| self.handshakes.peers().cloned().collect())
+            {
+                wait = Duration::ZERO;
+            }
             // A message and a task may wait at once; `select!` takes either, so neither starves.
             select! {
                 recv(self.mail.receiver()) -> mail => match mail {

@@ -12,12 +12,15 @@
 
 pub mod clock;
 pub mod control_thread;
+pub mod host_routing;
 pub mod interruption;
 pub mod mailbox;
+pub mod nftables;
 pub mod node;
 pub mod outer_pair;
 pub mod outer_settings;
 pub mod paths;
+pub mod rtnetlink;
 pub mod setup;
 pub mod wake;
 pub mod wishes;

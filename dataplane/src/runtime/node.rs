@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use tracing::warn;
+
 use crate::crypto::{self, OsRandom, PrivateKey, PublicKey};
 use crate::engine::handshakes::{Handshakes, IdentityError};
 use crate::engine::port::OuterTx;
@@ -12,6 +14,7 @@ use crate::mesh::Mesh;
 use super::control_thread::ControlThread;
 use super::mailbox::{Mailbox, mailbox};
 use super::outer_settings::{OuterError, OuterSettings};
+use super::paths::SourceWatch;
 use super::worker::{DriverReport, Ports, WorkerThread};
 
 /// What a node is made of, once its drivers are open.
@@ -105,7 +108,14 @@ impl Node {
             )?);
         }
         let wakers = workers.iter().map(WorkerThread::waker).collect();
-        let control = ControlThread::start(handshakes, mail, control_tx, wakers)?;
+        let sources = outer.udp.clone().and_then(|udp| {
+            SourceWatch::open(udp)
+                .map_err(|error| {
+                    warn!("source addresses are not kept in step with routes: {error}")
+                })
+                .ok()
+        });
+        let control = ControlThread::start(handshakes, mail, control_tx, wakers, sources)?;
         Ok(Self {
             private_key,
             public_key,
@@ -135,7 +145,8 @@ impl Node {
     /// # Errors
     /// [`OuterError`]. When the port is not to be had, nothing has changed.
     pub fn set_listen_port(&self, port: u16) -> Result<(), OuterError> {
-        self.outer.set_listen_port(port, &self.workers)
+        self.outer
+            .set_listen_port(port, &self.control, &self.workers)
     }
 
     /// The tables that workers read.

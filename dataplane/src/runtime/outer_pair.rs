@@ -4,19 +4,26 @@ use crate::engine::port::{DriverInfo, MAX_BATCH, OuterTx, Sent, TxRequest, TxSlo
 use crate::mesh::Endpoint;
 use arrayvec::ArrayVec;
 
-/// Sends through `first` what it reaches, through `second` what it does not.
+/// Sends through `first` what it reaches, through `second` what it does not; and a batch with
+/// datagrams that are longer than `first` has heard of, as they are for a moment after the inner
+/// MTU was raised.
 ///
 /// The order of datagrams to one endpoint is kept as long as `first` keeps its answer; when a
 /// path becomes known, datagrams under way through `second` may arrive later.
 pub struct OuterPair<A, B> {
     first: A,
     second: B,
+    longest: usize,
 }
 
 impl<A: OuterTx, B: OuterTx> OuterPair<A, B> {
-    /// The pair.
-    pub fn new(first: A, second: B) -> Self {
-        Self { first, second }
+    /// The pair; `first` is made for datagrams of up to `longest` bytes.
+    pub fn new(first: A, second: B, longest: usize) -> Self {
+        Self {
+            first,
+            second,
+            longest,
+        }
     }
 }
 
@@ -30,6 +37,9 @@ impl<A: OuterTx, B: OuterTx> OuterTx for OuterPair<A, B> {
         requests: &[TxRequest],
         fill: &mut dyn FnMut(&mut [TxSlot<'_>]),
     ) -> Sent {
+        if requests.iter().any(|request| request.len > self.longest) {
+            return self.second.send_batch(requests, fill);
+        }
         let mut sent = Sent::default();
         let mut offset = 0;
         // Runs of requests that go the same way: almost always the whole batch is one.
@@ -58,6 +68,7 @@ impl<A: OuterTx, B: OuterTx> OuterTx for OuterPair<A, B> {
     }
 
     fn set_longest(&mut self, bytes: usize) {
+        self.longest = bytes;
         self.first.set_longest(bytes);
         self.second.set_longest(bytes);
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::io::udp::{BindError, UdpPort};
 use crate::io::xdp::program::UpdateError;
 
+use super::control_thread::{ControlThread, Stopped};
 use super::paths::{LocalAddressKeeper, PathResolver};
 use super::worker::WorkerThread;
 
@@ -22,6 +23,9 @@ pub enum OuterError {
         "the outer drivers are the embedder's own: their port and mark cannot be changed here, change them there"
     )]
     Custom,
+    /// The node was shut down.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// A worker cannot wait for the new sockets.
     #[error("a worker cannot wait for its new sockets: {0}; restart the node")]
     Register(#[source] io::Error),
@@ -58,14 +62,21 @@ impl OuterSettings {
         self.udp.as_ref().map_or(0, UdpPort::fwmark)
     }
 
-    /// Moves to another UDP port; 0 has the kernel choose.
+    /// Moves to another UDP port; 0 has the kernel choose. A socket belongs to the network namespace
+    /// of the thread that makes it, and the caller may be in another one: `control` makes it.
     ///
     /// # Errors
     /// [`OuterError`]. When the port is not to be had, nothing has changed.
-    pub fn set_listen_port(&self, port: u16, workers: &[WorkerThread]) -> Result<(), OuterError> {
+    pub fn set_listen_port(
+        &self,
+        port: u16,
+        control: &ControlThread,
+        workers: &[WorkerThread],
+    ) -> Result<(), OuterError> {
         let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let udp = self.udp.as_ref().ok_or(OuterError::Custom)?;
-        udp.rebind(port)?;
+        let port_of = udp.clone();
+        control.run(move |_, _, _| port_of.rebind(port))??;
         // All are told, whatever the first one says.
         let registered = workers.iter().map(WorkerThread::register);
         let outcome = registered.fold(Ok(()), Result::and);

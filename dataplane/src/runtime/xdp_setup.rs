@@ -79,7 +79,11 @@ pub(super) fn open(
         let (receivers, sender) = &mut ports[number % workers];
         // A worker sends on the first of its queues: one path keeps the order.
         if let Some(tx) = tx.filter(|_| receivers.is_empty()) {
-            *sender = Box::new(OuterPair::new(tx, udp.tx()));
+            *sender = Box::new(OuterPair::new(
+                tx,
+                udp.tx(),
+                usize::from(config.largest_datagram),
+            ));
         }
         receivers.push(Box::new(rx));
     }

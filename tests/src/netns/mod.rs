@@ -6,6 +6,7 @@
 
 mod ethtool;
 mod netlink;
+mod route;
 
 use std::fs;
 use std::io;
@@ -26,14 +27,12 @@ use netlink_packet_route::address::{
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
 };
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use self::netlink::RouteSocket;
+pub use self::route::{Route, Rule};
 use crate::child::{self, Process};
 
 /// What could not be done to a test network.
@@ -283,6 +282,19 @@ impl Namespace {
         })
     }
 
+    /// Moves `link` into `other`, where it is down and without addresses.
+    ///
+    /// # Errors
+    /// When it does not exist, or its name is taken there.
+    pub fn move_link(&self, link: &str, other: &Self) -> Result<(), NetError> {
+        let mut message = LinkMessage::default();
+        message.header.index = self.index(link)?;
+        message.attributes = vec![LinkAttribute::NetNsFd(other.fd.as_raw_fd())];
+        self.change(RouteNetlinkMessage::SetLink(message), 0, || {
+            format!("move {link} to {}", other.label)
+        })
+    }
+
     /// Removes `link`, and a veth's other end with it.
     ///
     /// # Errors
@@ -329,47 +341,6 @@ impl Namespace {
             AddressAttribute::Address(address.addr()),
         ];
         Ok(message)
-    }
-
-    /// Routes `destination` over `link`, by the gateway `via` if there is one.
-    ///
-    /// # Errors
-    /// When the link does not exist, is down, or the gateway is out of reach.
-    pub fn add_route(
-        &self,
-        destination: impl Into<IpNet>,
-        link: &str,
-        via: Option<IpAddr>,
-    ) -> Result<(), NetError> {
-        let destination = destination.into().trunc();
-        let mut message = RouteMessage::default();
-        message.header = RouteHeader {
-            address_family: family(destination.addr()),
-            destination_prefix_length: destination.prefix_len(),
-            table: RouteHeader::RT_TABLE_MAIN,
-            protocol: RouteProtocol::Static,
-            scope: if via.is_some() || destination.addr().is_ipv6() {
-                RouteScope::Universe
-            } else {
-                RouteScope::Link
-            },
-            kind: RouteType::Unicast,
-            ..RouteHeader::default()
-        };
-        message.attributes = vec![
-            RouteAttribute::Destination(RouteAddress::from(destination.addr())),
-            RouteAttribute::Oif(self.index(link)?),
-        ];
-        if let Some(gateway) = via {
-            message
-                .attributes
-                .push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
-        }
-        self.change(
-            RouteNetlinkMessage::NewRoute(message),
-            NLM_F_CREATE | NLM_F_EXCL,
-            || format!("route {destination} over {link}"),
-        )
     }
 
     /// Switches offloads of `link`, by the kernel's names for them: `tx-tcp-segmentation`,

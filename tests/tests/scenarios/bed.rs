@@ -1,15 +1,17 @@
 //! Two nodes, each in a namespace of its own, joined by a veth pair.
 
 use std::error::Error;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use ringspan::control::{PeerSpec, PeerStatus};
+use ringspan::control::{DeviceChange, PeerSpec, PeerStatus};
 use ringspan::crypto::PrivateKey;
 use ringspan::{Dataplane, Inner, Outer};
 use ringspan_tests::netns::{Namespace, Veth};
 use ringspan_tests::traffic::ping::{Options, Pings, ping};
+use ringspan_tests::traffic::{tcp, udp};
 
 /// The outer link, in either namespace.
 pub(crate) const OUTER: &str = "outer0";
@@ -17,6 +19,8 @@ pub(crate) const OUTER: &str = "outer0";
 pub(crate) const TUNNEL: &str = "ring0";
 /// Far more than anything here takes; only a failing test waits that long.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How long a stream may stand still.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) type Fallible<T> = Result<T, Box<dyn Error>>;
 
@@ -60,6 +64,22 @@ impl Node {
         // The kernel takes an IPv6 address into use a moment after it has answered.
         wait_for("the node reaches itself", || node.knock(node.inner(6)));
         Ok(node)
+    }
+
+    /// Shuts it down: its interface, its port and its XDP program must be gone.
+    pub(crate) fn end(self, driver: Driver) -> Fallible<Namespace> {
+        let Self {
+            namespace, plane, ..
+        } = self;
+        let port = plane.listen_port();
+        if driver == Driver::Xdp {
+            assert_ne!(namespace.xdp_program(OUTER)?, None);
+        }
+        plane.shutdown()?;
+        assert!(namespace.index(TUNNEL).is_err(), "the interface is there");
+        assert_eq!(namespace.xdp_program(OUTER)?, None, "XDP is there");
+        namespace.run(|| std::net::UdpSocket::bind(("::", port)))?;
+        Ok(namespace)
     }
 
     /// Its outer address, of family 4 or 6.
@@ -154,6 +174,96 @@ impl Node {
             assert_eq!(pings.round_trips, [], "nothing may come back");
         }
         Ok(())
+    }
+
+    /// Datagrams that this node's AF_XDP sockets have received and sent.
+    pub(crate) fn over_xdp(&self) -> (u64, u64) {
+        let sum = |name| {
+            let drivers = self.plane.drivers();
+            let ours = drivers
+                .iter()
+                .filter(|report| report.info.driver == "xdp")
+                .flat_map(|report| report.statistics.iter());
+            let values = ours.filter(|(key, _)| *key == name).map(|(_, value)| value);
+            values.sum()
+        };
+        (sum("rx_datagrams"), sum("tx_datagrams"))
+    }
+
+    /// That the driver under test is the one that carries the datagrams of `work`, both ways.
+    pub(crate) fn carries_by(
+        &self,
+        driver: Driver,
+        work: impl FnOnce() -> Fallible<()>,
+    ) -> Fallible<()> {
+        let before = self.over_xdp();
+        work()?;
+        let after = self.over_xdp();
+        match driver {
+            Driver::Udp => assert_eq!(after, (0, 0)),
+            Driver::Xdp => assert!(
+                after.0 > before.0 && after.1 > before.1,
+                "AF_XDP carried nothing: {before:?} {after:?}"
+            ),
+        }
+        Ok(())
+    }
+
+    /// One transfer of TCP with so many bytes each way, and an exchange over UDP.
+    pub(crate) fn streams_to(&self, other: &Self, family: u8, bytes: u64) -> Fallible<()> {
+        self.tcp_streams_to(other, family, bytes, 1)?;
+        let to = other.inner(family);
+        let echo = other.namespace.run(|| udp::Echo::start(to))?;
+        let exchange = self
+            .namespace
+            .run(|| udp::exchange(echo.address(), 300, 1300, 16, PATIENCE, |_| true))?;
+        assert_eq!(
+            (exchange.sent, exchange.echoed, exchange.damaged),
+            (300, 300, 0),
+            "IPv{family}: {:?}",
+            self.counted()
+        );
+        Ok(())
+    }
+
+    /// So many transfers of TCP at once; content is verified at both ends.
+    pub(crate) fn tcp_streams_to(
+        &self,
+        other: &Self,
+        family: u8,
+        bytes: u64,
+        streams: usize,
+    ) -> Fallible<()> {
+        let to = other.inner(family);
+        let server = other.namespace.run(|| tcp::Server::start(to))?;
+        let address = server.address();
+        let transfer = || tcp::transfer(address, bytes, bytes, PATIENCE, |_| true);
+        let finished: Vec<io::Result<tcp::Transfer>> = self.namespace.run(|| {
+            std::thread::scope(|scope| {
+                let running: Vec<_> = (0..streams).map(|_| scope.spawn(transfer)).collect();
+                let joined = running.into_iter().map(|one| one.join());
+                joined
+                    .map(|one| one.unwrap_or_else(|_| Err(io::Error::other("a stream panicked"))))
+                    .collect()
+            })
+        });
+        assert_eq!(finished.len(), streams);
+        for one in finished {
+            let one = one.map_err(|error| {
+                format!(
+                    "IPv{family}, {streams} streams: {error}\n here: {:?}\n there: {:?}",
+                    self.counted(),
+                    other.counted()
+                )
+            })?;
+            assert_eq!((one.uploaded, one.downloaded), (bytes, bytes));
+        }
+        Ok(())
+    }
+
+    /// Changes something as `wg set` does.
+    pub(crate) fn configure(&self, change: DeviceChange) -> Fallible<()> {
+        Ok(self.plane.control().configure(change)?)
     }
 
     pub(crate) fn counted(&self) -> Vec<(&'static str, u64)> {

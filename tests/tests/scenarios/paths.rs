@@ -102,11 +102,22 @@ pub(crate) fn senders_are_told(driver: Driver) -> TestResult {
 }
 
 /// The error that an attempt to connect to `to` ends with.
-fn told(to: IpAddr) -> io::Result<io::Error> {
+pub(crate) fn told(to: IpAddr) -> io::Result<io::Error> {
     match TcpStream::connect_timeout(&SocketAddr::new(to, 9), Duration::from_secs(10)) {
         Ok(_) => Err(io::Error::other("somebody has answered")),
         Err(error) => Ok(error),
     }
+}
+
+/// Has `nft` add `rules` in a namespace.
+pub(crate) fn run_nft(namespace: &Namespace, rules: &str) -> Fallible<()> {
+    let nft = privilege::program("nft").ok_or("nft is gone")?;
+    let mut child = namespace.spawn(nft, |command| {
+        command.arg(rules);
+    })?;
+    let status = child.wait(Duration::from_secs(10))?;
+    assert!(status.success(), "nft {rules}: {status}");
+    Ok(())
 }
 
 /// A node behind a NAT that forgets a silent flow after two seconds is reached at any time when it
@@ -129,15 +140,10 @@ pub(crate) fn holds_a_nat_open(driver: Driver) -> TestResult {
         Some(ip("192.168.9.254")),
     )?;
     nat.set_sysctl("ipv4/ip_forward", "1")?;
-    let nft = privilege::program("nft").ok_or("nft is gone")?;
-    let rules = "table ip n { chain p { type nat hook postrouting priority 100; oifname out0 masquerade; }; }";
-    let mut child = nat.spawn(nft, |command| {
-        command.arg(rules);
-    })?;
-    assert!(
-        child.wait(Duration::from_secs(10))?.success(),
-        "nft {rules}"
-    );
+    run_nft(
+        &nat,
+        "table ip n { chain p { type nat hook postrouting priority 100; oifname out0 masquerade; }; }",
+    )?;
     for name in ["udp_timeout", "udp_timeout_stream"] {
         nat.set_sysctl(&format!("netfilter/nf_conntrack_{name}"), "2")?;
     }

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod identity_file;
 pub mod peer_spec;
 pub mod ranges;
+pub mod resource;
 pub mod rotation;
 pub mod routing;
 #[cfg(test)]

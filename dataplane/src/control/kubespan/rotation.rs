@@ -6,16 +6,26 @@ use crate::control::PeerState;
 use crate::control::status::ENDPOINT_CONNECTION_TIMEOUT;
 use crate::time::Instant;
 
+/// How many endpoints of a peer are tried at once when the first one did not answer: so many
+/// datagrams in place of one, every five seconds.
+pub const RACE: usize = 8;
+
 /// One peer's endpoint choice. Pure: whoever owns it tells it what is seen, and does what it says.
 ///
 /// A choice has [`ENDPOINT_CONNECTION_TIMEOUT`] to lead to a handshake, then the next endpoint of
 /// the list has its turn, and after the last the first again. A peer that is up keeps the endpoint
 /// it has, listed or not, until handshakes with it go unanswered for as long.
+///
+/// The first choice is tried alone. Once it has failed, each turn is a race of [`RACE`] endpoints:
+/// the one chosen, and its [`rivals`](Rotation::rivals), those after it in the list. Wherever the
+/// peer answers, that is the choice then.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rotation {
     chosen: Option<(SocketAddr, Instant)>,
     /// Since when handshakes have been tried without an answer.
     trying: Option<Instant>,
+    /// How many endpoints after the chosen one are tried with it.
+    racing: usize,
 }
 
 /// What is seen of a peer.
@@ -66,13 +76,34 @@ impl Rotation {
         if endpoints == [last] && active == Some(last) {
             return None;
         }
-        let mut rest = endpoints.iter().skip_while(|&&endpoint| endpoint != last);
-        rest.nth(1).copied().or(first)
+        // Those in the race have had their turn, unless all are in it.
+        let tried = self.racing + 1;
+        let step = if tried < endpoints.len() { tried } else { 1 };
+        let place = endpoints.iter().position(|&endpoint| endpoint == last);
+        let next = place.map_or(0, |place| (place + step) % endpoints.len().max(1));
+        endpoints.get(next).copied()
+    }
+
+    /// The endpoints of the list that are tried at once with the one chosen last: those after it,
+    /// and after the last the first again.
+    #[must_use]
+    pub fn rivals(&self, endpoints: &[SocketAddr]) -> Vec<SocketAddr> {
+        let chosen = self.last_used();
+        let place = endpoints.iter().position(|&one| Some(one) == chosen);
+        let (before, after) = match place {
+            Some(place) => endpoints.split_at(place),
+            None => (endpoints, &[][..]),
+        };
+        let rest = after.iter().skip(1).chain(before).copied();
+        rest.filter(|&one| Some(one) != chosen)
+            .take(self.racing)
+            .collect()
     }
 
     /// Chooses `endpoint`.
     pub fn choose(&mut self, now: Instant, endpoint: SocketAddr) {
         self.chosen = Some((endpoint, now));
+        self.racing = 0;
     }
 
     /// Forgets how long handshakes have been tried: nobody looks any more.
@@ -90,7 +121,11 @@ impl Rotation {
         let begun = self.trying.max(self.last_change());
         let unanswered = self.trying.is_some()
             && begun.is_some_and(|at| now.since(at) >= ENDPOINT_CONNECTION_TIMEOUT);
-        let due = match self.state(now, seen.last_handshake) {
+        let state = self.state(now, seen.last_handshake);
+        if state == PeerState::Up {
+            self.settle(seen);
+        }
+        let due = match state {
             // Talos waits for the 275 seconds to pass: packets tell earlier.
             PeerState::Up => unanswered,
             // A peer that nobody talks to is left in peace.
@@ -98,8 +133,24 @@ impl Rotation {
             PeerState::Unknown => self.chosen.is_none(),
         };
         let next = due.then(|| self.next(seen.endpoints, seen.active))??;
+        let lost = state == PeerState::Down;
         self.choose(now, next);
+        if lost {
+            self.racing = (RACE - 1).min(seen.endpoints.len().saturating_sub(1));
+        }
         Some(next)
+    }
+
+    /// A race is over: the winner is the choice.
+    fn settle(&mut self, seen: &Seen<'_>) {
+        if self.racing > 0
+            && let (Some(winner), Some((chosen, _))) = (seen.active, &mut self.chosen)
+        {
+            if seen.endpoints.contains(&winner) {
+                *chosen = winner;
+            }
+            self.racing = 0;
+        }
     }
 }
 
@@ -208,6 +259,47 @@ mod tests {
         };
         assert_eq!(rotation.advance(at(10), &roamed), None);
         assert_eq!(rotation.advance(at(275), &roamed), Some(endpoint(1)));
+    }
+
+    #[test]
+    fn after_the_first_one_has_failed_several_are_tried_at_once() {
+        let list: Vec<SocketAddr> = (1..=64).map(endpoint).collect();
+        let mut rotation = Rotation::default();
+        assert_eq!(rotation.advance(at(0), &silent(&list)), Some(list[0]));
+        assert_eq!(rotation.rivals(&list), [], "the first has its turn alone");
+        let mut tried: BTreeSet<_> = [list[0]].into();
+        for turn in 1..=8 {
+            let next = rotation.advance(at(15 * turn), &silent(&list)).unwrap();
+            let rivals = rotation.rivals(&list);
+            assert_eq!(rivals.len(), RACE - 1);
+            assert!(!rivals.contains(&next));
+            tried.extend([next].into_iter().chain(rivals));
+        }
+        assert_eq!(
+            tried.len(),
+            64,
+            "all of them within two minutes and a quarter"
+        );
+    }
+
+    #[test]
+    fn the_winner_of_a_race_is_the_choice() {
+        let list: Vec<SocketAddr> = (1..=4).map(endpoint).collect();
+        let mut rotation = Rotation::default();
+        rotation.advance(at(0), &silent(&list));
+        assert_eq!(rotation.advance(at(15), &silent(&list)), Some(list[1]));
+        assert_eq!(rotation.rivals(&list), [list[2], list[3], list[0]]);
+        let won = Seen {
+            active: Some(list[3]),
+            last_handshake: Some(at(16)),
+            initiating: false,
+            ..silent(&list)
+        };
+        assert_eq!(rotation.advance(at(17), &won), None);
+        assert_eq!(rotation.last_used(), Some(list[3]));
+        assert_eq!(rotation.last_change(), Some(at(15)));
+        assert_eq!(rotation.rivals(&list), []);
+        assert_eq!(rotation.state(at(17), won.last_handshake), PeerState::Up);
     }
 
     proptest! {

@@ -44,7 +44,14 @@ struct World {
 
 impl World {
     fn new(live: usize) -> Self {
-        let list: Vec<SocketAddr> = (1..4).map(|n| ([192, 0, 2, n], 51820).into()).collect();
+        Self::with_endpoints(3, live)
+    }
+
+    /// So many endpoints, of which one leads to B.
+    fn with_endpoints(count: u8, live: usize) -> Self {
+        let list: Vec<SocketAddr> = (1..=count)
+            .map(|n| ([192, 0, 2, n], 51820).into())
+            .collect();
         let keepalive = PeerConfig {
             persistent_keepalive: PERSISTENT_KEEPALIVE,
             ..PeerConfig::default()
@@ -89,6 +96,8 @@ impl World {
         );
         if let Some(next) = next {
             self.a.peer.set_endpoint(Endpoint::from(next));
+            let rivals = self.rotation.rivals(&self.list);
+            self.a.handshakes.race(&key, rivals);
             self.a.handshakes.renew(now, &key, &mut post);
         }
         for (to, datagram) in sent {
@@ -134,19 +143,33 @@ impl World {
 }
 
 #[test]
-fn the_third_endpoint_answers_after_thirty_seconds() {
+fn the_third_endpoint_wins_the_race_after_fifteen_seconds() {
     let mut world = World::new(2);
     assert_eq!(world.state(), PeerState::Unknown);
     // An initiation waits until five seconds have passed since the last one, a tick may come in
     // between.
     let found = world.until(PeerState::Up);
-    assert!((31..=37).contains(&found), "{found}");
+    assert!((16..=22).contains(&found), "{found}");
+    assert_eq!(world.step(), None, "the winner is taken over");
     assert_eq!(world.rotation.last_used(), Some(world.list[2]));
     let settled = world.rotation.clone();
     for _ in 0..100 {
         assert_eq!(world.step(), None);
     }
     assert_eq!(world.rotation.last_change(), settled.last_change());
+}
+
+#[test]
+fn one_good_endpoint_among_many_is_found_by_races() {
+    // 15 seconds for the first, then eight at once: the 42nd is in the sixth race.
+    let mut world = World::with_endpoints(64, 41);
+    let found = world.until(PeerState::Up);
+    assert!((15 * 6..=15 * 6 + 7).contains(&found), "{found}");
+    world.step();
+    assert_eq!(world.rotation.last_used(), Some(world.list[41]));
+    assert_eq!(world.a.peer.endpoint().unwrap().remote, world.list[41]);
+    // B has answered one copy of each initiation, and A has one session.
+    assert_eq!(world.b.handshakes.statistics().initiations_accepted, 1);
 }
 
 #[test]

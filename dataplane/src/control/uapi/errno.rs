@@ -54,7 +54,7 @@ impl From<&ChangeError> for Errno {
             // As the kernel says when it has no room for a peer.
             ChangeError::Peer(AddPeerError::TooMany) => Self(libc::ENOMEM),
             ChangeError::Peer(_) | ChangeError::Identity(_) => Self::INVALID,
-            ChangeError::Stopped(_) => Self::GONE,
+            ChangeError::Outer(OuterError::Stopped(_)) | ChangeError::Stopped(_) => Self::GONE,
         }
     }
 }

@@ -23,6 +23,7 @@ mod statistics;
 mod tests;
 
 use core::fmt;
+use core::net::SocketAddr;
 use core::num::NonZeroU16;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -273,6 +274,11 @@ impl Handshakes {
         Ok(itself)
     }
 
+    /// All peers, in the order of their keys.
+    pub fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.peers.values().map(|state| &state.peer)
+    }
+
     /// Forgets all sessions and handshakes of all peers at once: the machine was suspended or
     /// cloned, so that counters may have been used elsewhere.
     pub fn forget_sessions(&mut self) {
@@ -309,6 +315,15 @@ impl Handshakes {
             state.renew(&mut context);
         }
         self.leave(peer);
+    }
+
+    /// Sends each initiation to these addresses too, beside the peer's endpoint, until a handshake
+    /// with it is complete. It answers where the first copy reached it, and refuses the others as
+    /// replays; wherever the answer comes from is its endpoint then.
+    pub fn race(&mut self, peer: &PublicKey, rivals: Vec<SocketAddr>) {
+        if let Some(state) = self.peers.get_mut(peer) {
+            state.rivals = rivals;
+        }
     }
 
     /// Whether a handshake with `peer` is being tried and has not been answered yet.

@@ -1,5 +1,6 @@
 //! What the control side keeps of one peer, and what it does with it.
 
+use core::net::SocketAddr;
 use std::sync::Arc;
 
 use zerocopy::IntoBytes;
@@ -7,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{Output, Sink, Statistics};
 use crate::crypto::{KeyPair, PrivateKey, Random, single};
-use crate::mesh::{Mesh, Peer};
+use crate::mesh::{Endpoint, Mesh, Peer};
 use crate::noise::constants::HANDSHAKE_TOS;
 use crate::noise::cookie::Holder;
 use crate::noise::handshake::{Pending, Remote};
@@ -59,6 +60,8 @@ pub(super) struct PeerState {
     published: Vec<Arc<Session>>,
     /// The session made as responder that the peer has not confirmed yet.
     unconfirmed: Option<Arc<Session>>,
+    /// Where initiations go too, until one is answered.
+    pub(super) rivals: Vec<SocketAddr>,
     /// The valid entry of the schedule.
     pub(super) scheduled: Option<Instant>,
 }
@@ -76,6 +79,7 @@ impl PeerState {
             initiation_accepted: None,
             published: Vec::new(),
             unconfirmed: None,
+            rivals: Vec::new(),
             scheduled: None,
         }
     }
@@ -181,6 +185,15 @@ impl PeerState {
         self.cookie.stamp(now, &mut message);
         context.statistics.initiations_sent += 1;
         self.send(context, message.as_bytes(), HANDSHAKE_TOS);
+        for &rival in &self.rivals {
+            self.peer.count_sent(0, message.as_bytes().len() as u64);
+            (context.out)(Output::Send {
+                to: Endpoint::from(rival),
+                datagram: message.as_bytes(),
+                tos: HANDSHAKE_TOS,
+                peer: Some(&self.peer),
+            });
+        }
     }
 
     /// Sends an empty packet, or asks for the session that it needs.
@@ -241,6 +254,7 @@ impl PeerState {
     pub(super) fn handshake_complete(&mut self) {
         self.timers.handshake_complete();
         self.peer.marks.handshake_begun();
+        self.rivals = Vec::new();
     }
 
     /// Forgets the initiation that waits for a response.

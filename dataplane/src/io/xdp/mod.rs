@@ -8,6 +8,7 @@
 //! | `ring` | fill, completion, RX and TX ring |
 //! | `socket` | making, binding and asking an AF_XDP socket |
 //! | `header` | what is written in front of a datagram |
+//! | `too_big` | what routers say of the path MTU |
 //! | [`path`] | where to send: read here, resolved by the runtime |
 //! | `rx`, `tx` | the halves of a queue, behind the engine's ports |
 //! | `queue`, `driver` | putting it together |
@@ -25,6 +26,7 @@ mod queue;
 mod ring;
 mod rx;
 mod socket;
+mod too_big;
 mod tx;
 mod umem;
 
@@ -36,5 +38,6 @@ pub use program::{AttachedMode, Mode, XdpProgram};
 pub use queue::XdpQueue;
 pub use rx::{RxFrames, XdpRx};
 pub use socket::{SocketStatistics, ZeroCopy};
+pub use too_big::TooBigWatch;
 pub use tx::{TxFrames, XdpTx};
 pub use umem::CHUNK_SIZE;

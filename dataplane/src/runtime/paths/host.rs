@@ -8,8 +8,9 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 
-use super::netlink::{Events, Questions};
+use super::netlink::Questions;
 use super::view::own_address;
+use crate::runtime::rtnetlink::Events;
 
 /// Multicast groups (`enum rtnetlink_groups`): links, and addresses of both families.
 const GROUPS: [u32; 3] = [1, 5, 9];

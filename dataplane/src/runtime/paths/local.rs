@@ -12,10 +12,11 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use ringspan_xdp_common::maps::MAX_ADDRESSES;
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::netlink::{Events, Questions};
+use super::netlink::Questions;
 use super::view::own_address;
 use crate::io::xdp::XdpProgram;
 use crate::io::xdp::program::{LocalAddresses, UpdateError};
+use crate::runtime::rtnetlink::Events;
 use crate::runtime::wake::Waker;
 
 /// Multicast groups (`enum rtnetlink_groups`): addresses of both families.

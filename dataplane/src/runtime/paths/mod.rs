@@ -9,6 +9,7 @@
 mod host;
 mod local;
 mod netlink;
+mod sources;
 mod view;
 
 use std::collections::HashMap;
@@ -25,10 +26,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use self::host::{HostAddress, HostState, HostWatch};
 pub use self::local::{LocalAddressKeeper, LocalAddressWatch};
-use self::netlink::{Events, Questions, RouteQuestion};
+use self::netlink::{Questions, RouteQuestion};
+pub use self::sources::SourceWatch;
 use self::view::{Change, Route, View};
 use crate::io::xdp::path::Paths;
-use crate::io::xdp::{Path, PathKey, PathTable};
+use crate::io::xdp::{Path, PathKey, PathTable, TooBigWatch};
+use crate::runtime::rtnetlink::Events;
 
 /// Multicast groups (`enum rtnetlink_groups`): links, neighbours, and addresses, routes and
 /// rules of both families.
@@ -121,8 +124,12 @@ struct Resolver {
     view: View,
     wanted: HashMap<PathKey, Wanted>,
     published: Paths,
+    /// What routers say; `None` where that cannot be heard.
+    too_big: Option<TooBigWatch>,
     /// All routes must be looked up anew, not before `next_lookup`.
     stale: bool,
+    /// And once more after that.
+    again: bool,
     next_lookup: Instant,
     next_round: Instant,
 }
@@ -140,7 +147,13 @@ impl Resolver {
             view: View::default(),
             wanted: HashMap::new(),
             published: Paths::new(),
+            too_big: TooBigWatch::open()
+                .map_err(|error| {
+                    tracing::warn!(%error, "a smaller MTU on the way shows late: cannot hear ICMP");
+                })
+                .ok(),
             stale: false,
+            again: false,
             next_lookup: now,
             next_round: now + ROUND,
         };
@@ -172,10 +185,11 @@ impl Resolver {
             tv_sec: 1,
             tv_nsec: 0,
         });
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.events.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.table.bell(), PollFlags::IN),
-        ];
+        let mut fds: Vec<PollFd<'_>> = [self.events.as_fd(), self.table.bell()]
+            .into_iter()
+            .chain(self.too_big.iter().flat_map(TooBigWatch::fds))
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
         // Fails on a signal; then one step is made for nothing.
         let _ = poll(&mut fds, Some(&limit));
     }
@@ -190,8 +204,12 @@ impl Resolver {
             self.looked_up_under = mark;
             (self.stale, self.next_lookup) = (true, now);
         }
+        // Heard before the kernel has noted it: the first look may come too early.
+        if self.too_big.as_ref().is_some_and(TooBigWatch::take) {
+            (self.stale, self.again) = (true, true);
+        }
         if self.stale && now >= self.next_lookup {
-            self.stale = false;
+            self.stale = core::mem::take(&mut self.again);
             self.next_lookup = now + LEAST_BETWEEN_LOOKUPS;
             publish |= self.look_up_all();
         }
@@ -351,7 +369,7 @@ impl Resolver {
         }
     }
 
-    /// Looks after used paths and forgets idle ones; true when something was forgotten.
+    /// Looks after used paths and forgets idle ones; true when something has changed.
     ///
     /// Frames that AF_XDP sends are no sign of use to the kernel, so it would let the neighbour
     /// go stale and never notice that it has gone. A path that is used, and by which nothing
@@ -374,6 +392,17 @@ impl Resolver {
                 }
             }
         }
+        // What was learnt of a path's MTU, the kernel forgets after a while without a word.
+        let learnt: Vec<PathKey> = self
+            .wanted
+            .iter()
+            .filter(|(_, wanted)| wanted.route.is_some_and(|route| route.has_mtu()))
+            .map(|(key, _)| *key)
+            .collect();
+        let mut changed = false;
+        for key in learnt {
+            changed |= self.look_up(&key);
+        }
         doubtful.sort_unstable();
         doubtful.dedup();
         for (interface, neighbour) in doubtful {
@@ -385,7 +414,7 @@ impl Resolver {
         self.published.retain(|key, _| wanted.contains_key(key));
         // A generation is published also when only keys without a path went: whoever still
         // wants one asks again with a new generation only.
-        self.wanted.len() < before
+        changed || self.wanted.len() < before
     }
 }
 

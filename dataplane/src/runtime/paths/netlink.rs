@@ -1,13 +1,9 @@
-//! rtnetlink, synchronously: questions with their answers, and events.
+//! The questions that paths put to rtnetlink.
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{
@@ -15,14 +11,8 @@ use netlink_packet_route::neighbour::{
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 
-/// The bytes of a netlink header (`struct nlmsghdr`).
-const HEADER: usize = 16;
-
-/// Room for events, in bytes: a full Internet table changing at once overruns any.
-const EVENT_BUFFER: usize = 1 << 20;
+use crate::runtime::rtnetlink::Requests;
 
 /// A question to the routing table.
 #[derive(Clone, Copy, Debug)]
@@ -37,23 +27,17 @@ pub(super) struct RouteQuestion {
 
 /// Asks and waits for the answer.
 #[derive(Debug)]
-pub(super) struct Questions {
-    socket: Socket,
-    sequence: u32,
-}
+pub(super) struct Questions(Requests);
 
 impl Questions {
     /// In the calling thread's network namespace.
     pub(super) fn open() -> io::Result<Self> {
-        Ok(Self {
-            socket: open()?,
-            sequence: 0,
-        })
+        Requests::open().map(Self)
     }
 
     /// All links.
     pub(super) fn links(&mut self) -> io::Result<Vec<Message>> {
-        self.ask(
+        self.0.ask(
             Message::GetLink(LinkMessage::default()),
             NLM_F_REQUEST | NLM_F_DUMP,
         )
@@ -61,7 +45,7 @@ impl Questions {
 
     /// All addresses of both families.
     pub(super) fn addresses(&mut self) -> io::Result<Vec<Message>> {
-        self.ask(
+        self.0.ask(
             Message::GetAddress(AddressMessage::default()),
             NLM_F_REQUEST | NLM_F_DUMP,
         )
@@ -69,7 +53,7 @@ impl Questions {
 
     /// All neighbours of both families.
     pub(super) fn neighbours(&mut self) -> io::Result<Vec<Message>> {
-        self.ask(
+        self.0.ask(
             Message::GetNeighbour(NeighbourMessage::default()),
             NLM_F_REQUEST | NLM_F_DUMP,
         )
@@ -97,7 +81,7 @@ impl Questions {
         if question.mark != 0 {
             attributes.push(RouteAttribute::Mark(question.mark));
         }
-        let answers = self.ask(Message::GetRoute(message), NLM_F_REQUEST)?;
+        let answers = self.0.ask(Message::GetRoute(message), NLM_F_REQUEST)?;
         Ok(answers.into_iter().find_map(|answer| match answer {
             Message::NewRoute(route) => Some(route),
             _ => None,
@@ -121,140 +105,8 @@ impl Questions {
                 IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
             }));
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
-        self.ask(Message::NewNeighbour(message), flags).map(drop)
+        self.0.ask(Message::NewNeighbour(message), flags).map(drop)
     }
-
-    /// Sends `message` and collects what is answered: all of a dump, the acknowledgement of a
-    /// change, or the one object that was asked for.
-    fn ask(&mut self, message: Message, flags: u16) -> io::Result<Vec<Message>> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        header.sequence_number = self.sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        request.finalize();
-        let mut buffer = vec![0; request.buffer_len()];
-        request.serialize(&mut buffer);
-        self.socket.send(&buffer, 0)?;
-
-        let several = flags & (NLM_F_DUMP | NLM_F_ACK) != 0;
-        let mut found = Vec::new();
-        loop {
-            let (bytes, _) = self.socket.recv_from_full()?;
-            for answer in messages(&bytes) {
-                // What is left of an earlier question that failed half-way.
-                if answer.header.sequence_number != self.sequence {
-                    continue;
-                }
-                match answer.payload {
-                    NetlinkPayload::InnerMessage(inner) => {
-                        found.push(inner);
-                        if !several {
-                            return Ok(found);
-                        }
-                    }
-                    NetlinkPayload::Done(_) => return Ok(found),
-                    NetlinkPayload::Error(error) => {
-                        return match error.code {
-                            None => Ok(found),
-                            Some(_) => Err(error.to_io()),
-                        };
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-}
-
-/// What the kernel tells of changes.
-#[derive(Debug)]
-pub(super) struct Events(Socket);
-
-impl Events {
-    /// Those of the multicast groups `groups` (`enum rtnetlink_groups`), in the calling thread's
-    /// network namespace.
-    pub(super) fn open(groups: &[u32]) -> io::Result<Self> {
-        let socket = open()?;
-        // Less is no error: an overrun is noticed, and everything read anew.
-        let _ = socket.set_rx_buf_sz(EVENT_BUFFER as i32);
-        for group in groups {
-            socket.add_membership(*group)?;
-        }
-        socket.set_non_blocking(true)?;
-        Ok(Self(socket))
-    }
-
-    /// What has happened since the last call; nothing when nothing has.
-    ///
-    /// # Errors
-    /// `ENOBUFS` when events were lost.
-    pub(super) fn read(&self) -> io::Result<Vec<Message>> {
-        let bytes = match self.0.recv_from_full() {
-            Ok((bytes, _)) => bytes,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                return Ok(Vec::new());
-            }
-            Err(error) => return Err(error),
-        };
-        Ok(messages(&bytes)
-            .filter_map(|message| match message.payload {
-                NetlinkPayload::InnerMessage(inner) => Some(inner),
-                _ => None,
-            })
-            .collect())
-    }
-}
-
-impl Events {
-    /// Reads all that there are; true when there were any, or some were lost.
-    pub(super) fn drain(&self) -> bool {
-        let mut changed = false;
-        loop {
-            match self.read() {
-                Ok(events) if events.is_empty() => return changed,
-                Ok(_) => changed = true,
-                Err(_) => return true,
-            }
-        }
-    }
-}
-
-impl AsFd for Events {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-fn open() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    Ok(socket)
-}
-
-/// The messages in `bytes`; one that this version cannot read is left out.
-fn messages(bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<Message>> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        loop {
-            let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
-            let message = rest.get(..length.max(HEADER))?;
-            // Messages are aligned to four bytes; the last one's padding may be missing.
-            rest = rest
-                .get(length.max(HEADER).next_multiple_of(4)..)
-                .unwrap_or_default();
-            match NetlinkMessage::deserialize(message) {
-                Ok(message) => return Some(message),
-                Err(error) => tracing::debug!(%error, "an rtnetlink message is not understood"),
-            }
-        }
-    })
 }
 
 fn family(ip: IpAddr) -> AddressFamily {
@@ -273,8 +125,6 @@ fn address(ip: IpAddr) -> RouteAddress {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     /// Asking needs no privilege, and every namespace has a loopback.
@@ -312,12 +162,5 @@ mod tests {
             mark: 0,
         });
         assert!(route.is_err(), "{route:?}");
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_come_to_an_end(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            prop_assert!(messages(&bytes).count() <= bytes.len() / HEADER + 1);
-        }
     }
 }

@@ -79,6 +79,11 @@ impl Route {
         })
     }
 
+    /// Whether the route has an MTU of its own: configured, or learnt and to be forgotten.
+    pub(super) const fn has_mtu(&self) -> bool {
+        self.mtu.is_some()
+    }
+
     /// The same route, sent from `source`.
     pub(super) const fn from(self, source: IpAddr) -> Self {
         Self { source, ..self }

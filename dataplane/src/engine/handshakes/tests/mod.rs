@@ -65,7 +65,7 @@ struct Node {
 }
 
 fn endpoint(text: &str) -> Endpoint {
-    Endpoint::from(text.parse::<core::net::SocketAddr>().unwrap())
+    Endpoint::from(text.parse::<SocketAddr>().unwrap())
 }
 
 fn private_key(id: u8) -> PrivateKey {

@@ -257,9 +257,10 @@ impl Plane for Node {
         })
     }
 
-    fn turn(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
-        self.control()
-            .run(move |handshakes, now, out| registry::turn(handshakes, now, out, turns))
+    fn try_next(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
+        self.control().run(move |handshakes, now, out| {
+            registry::try_next(handshakes, now, out, turns);
+        })
     }
 
     fn are_initiating(&self, peers: Vec<PublicKey>) -> Result<Vec<bool>, Stopped> {

@@ -16,7 +16,7 @@ use super::source::merge;
 use super::spec::{PeerSpec, RejectReason, SpecChange};
 use super::wanted::Wanted;
 use crate::crypto::{PresharedKey, PublicKey};
-use crate::engine::handshakes::{AddPeerError, Handshakes, PeerConfig, Sink};
+use crate::engine::handshakes::{AddPeerError, Handshakes, Output, PeerConfig};
 use crate::mesh::{Mesh, Peer, TableUpdate};
 use crate::runtime::control_thread::Stopped;
 use crate::time::{Instant, Now};
@@ -46,8 +46,8 @@ pub(super) trait Plane {
     /// with others.
     fn conclude(&self, removed: Vec<PublicKey>, renew: Vec<PublicKey>) -> Result<(), Stopped>;
 
-    /// Goes on with other endpoints.
-    fn turn(&self, turns: Vec<Turn>) -> Result<(), Stopped>;
+    /// Has peers be tried at their next endpoints.
+    fn try_next(&self, turns: Vec<Turn>) -> Result<(), Stopped>;
 
     /// Whether handshakes with these peers are being tried and have not been answered yet.
     fn are_initiating(&self, peers: Vec<PublicKey>) -> Result<Vec<bool>, Stopped>;
@@ -60,9 +60,9 @@ pub(super) trait Plane {
 #[derive(Clone, Debug)]
 pub(super) struct Turn {
     pub(super) key: PublicKey,
-    /// The endpoints that are tried at once with it.
-    rivals: Vec<SocketAddr>,
-    /// Its session is to be made anew.
+    /// Where it is tried too.
+    pub(super) rivals: Vec<SocketAddr>,
+    /// Whether to try at once, and not when there is something to send.
     pub(super) renew: bool,
 }
 
@@ -119,7 +119,7 @@ pub(super) fn introduce(
 pub(super) fn conclude(
     handshakes: &mut Handshakes,
     now: Now,
-    out: Sink<'_>,
+    out: &mut dyn FnMut(Output<'_>),
     removed: &[PublicKey],
     renew: &[PublicKey],
 ) {
@@ -131,8 +131,13 @@ pub(super) fn conclude(
     }
 }
 
-/// [`Plane::turn`] for those who have handshakes.
-pub(super) fn turn(handshakes: &mut Handshakes, now: Now, out: Sink<'_>, turns: Vec<Turn>) {
+/// [`Plane::try_next`] for those who have handshakes.
+pub(super) fn try_next(
+    handshakes: &mut Handshakes,
+    now: Now,
+    out: &mut dyn FnMut(Output<'_>),
+    turns: Vec<Turn>,
+) {
     for turn in turns {
         handshakes.race(&turn.key, turn.rivals);
         if turn.renew {
@@ -298,7 +303,7 @@ impl Registry {
         }
         let moved = turns.len();
         if moved > 0 {
-            plane.turn(turns)?;
+            plane.try_next(turns)?;
         }
         Ok(moved)
     }

@@ -16,7 +16,7 @@ use crate::control::member::Membership;
 use crate::control::registry::{self, API, ConfigChange, Plane, Registry, Rejection, Turn};
 use crate::control::{PeerSpec, PeerState, SpecChange};
 use crate::crypto::{PresharedKey, PublicKey, Random, SeededRandom};
-use crate::engine::handshakes::{Handshakes, Output, Sink};
+use crate::engine::handshakes::{Handshakes, Output, PeerConfig};
 use crate::engine::port::{Datagram, Ecn, OuterRx};
 use crate::engine::tunnel::{Action, Tunnel};
 use crate::io::DatagramSender;
@@ -40,6 +40,8 @@ struct Link {
     trying: bool,
     /// One is wanted although the last is not old.
     renew: bool,
+    /// Where it is tried beside the peer's endpoint.
+    rivals: Vec<SocketAddr>,
 }
 
 /// A node with real handshakes.
@@ -73,6 +75,23 @@ impl SimPlane {
 
     fn number(&self, key: &PublicKey) -> usize {
         self.numbers[key]
+    }
+
+    /// Has the handshakes do something, where there are any.
+    fn really(&self, work: impl FnOnce(&mut Handshakes, Now, &mut dyn FnMut(Output<'_>))) {
+        let Some(wire) = &self.wire else { return };
+        let now = self.now.get();
+        wire.with(|tunnel, out| {
+            let mut post = |output: Output<'_>| {
+                if let Output::Send {
+                    to, datagram, tos, ..
+                } = output
+                {
+                    out(Action::Send { to, tos, datagram });
+                }
+            };
+            work(tunnel.handshakes(), now, &mut post);
+        });
     }
 }
 
@@ -136,25 +155,6 @@ impl Wire {
     }
 }
 
-impl SimPlane {
-    /// Has the real handshakes do something, if there are any.
-    fn with_handshakes(&self, work: impl FnOnce(&mut Handshakes, Now, Sink<'_>)) {
-        let Some(wire) = &self.wire else { return };
-        let now = self.now.get();
-        wire.with(|tunnel, out| {
-            let mut post = |output: Output<'_>| {
-                if let Output::Send {
-                    to, datagram, tos, ..
-                } = output
-                {
-                    out(Action::Send { to, tos, datagram });
-                }
-            };
-            work(tunnel.handshakes(), now, &mut post);
-        });
-    }
-}
-
 impl Plane for SimPlane {
     fn mesh(&self) -> &Mesh {
         &self.mesh
@@ -162,7 +162,7 @@ impl Plane for SimPlane {
 
     fn introduce(
         &self,
-        new: Vec<(Arc<Peer>, crate::engine::handshakes::PeerConfig)>,
+        new: Vec<(Arc<Peer>, PeerConfig)>,
         changes: Vec<ConfigChange>,
     ) -> Result<Vec<Rejection>, Stopped> {
         let mut real = Vec::new();
@@ -177,6 +177,7 @@ impl Plane for SimPlane {
                 preshared_key: config.preshared_key,
                 trying: false,
                 renew: false,
+                rivals: Vec::new(),
             };
             let before = self.links.borrow_mut()[number].replace(link);
             assert!(before.is_none(), "introduced twice");
@@ -199,23 +200,22 @@ impl Plane for SimPlane {
                 link.renew = true;
             }
         }
-        self.with_handshakes(|handshakes, now, out| {
+        self.really(|handshakes, now, out| {
             registry::conclude(handshakes, now, out, &real_removed, &real_renew);
         });
         Ok(())
     }
 
-    fn turn(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
+    fn try_next(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
         let real = |turn: &Turn| self.is_real(self.number(&turn.key)).is_some();
-        let (real, simulated): (Vec<_>, Vec<_>) = turns.into_iter().partition(real);
+        let (real_turns, turns): (Vec<_>, Vec<_>) = turns.into_iter().partition(real);
         let mut links = self.links.borrow_mut();
-        // A simulated handshake tries one endpoint at a time: rivals would only make it easier.
-        for turn in simulated {
+        for turn in turns {
             if let Some(link) = &mut links[self.number(&turn.key)] {
-                link.renew |= turn.renew;
+                (link.rivals, link.renew) = (turn.rivals, turn.renew);
             }
         }
-        self.with_handshakes(|handshakes, now, out| registry::turn(handshakes, now, out, real));
+        self.really(|handshakes, now, out| registry::try_next(handshakes, now, out, real_turns));
         Ok(())
     }
 
@@ -602,10 +602,10 @@ impl Node {
             let last = link.peer.last_handshake.load();
             let old = last.is_none_or(|at| now.since(at) >= REKEY_AFTER_TIME);
             link.trying = old || link.renew;
-            if link.trying
-                && let Some(endpoint) = link.peer.endpoint()
-            {
-                tries.push((number, endpoint.remote));
+            if link.trying {
+                let endpoint = link.peer.endpoint().map(|endpoint| endpoint.remote);
+                let all = endpoint.into_iter().chain(link.rivals.iter().copied());
+                tries.extend(all.map(|at| (number, at)));
             }
         }
         tries
@@ -619,16 +619,15 @@ impl Node {
             .map(|link| link.preshared_key.clone())
     }
 
-    /// A handshake with that node has succeeded; `from`: it came from there.
-    pub(super) fn handshake(&mut self, second: u64, number: usize, from: Option<SocketAddr>) {
+    /// A handshake with that node has succeeded, and came from there.
+    pub(super) fn handshake(&mut self, second: u64, number: usize, from: SocketAddr) {
         let now = self.set_clock(second);
         let mut links = self.plane.links.borrow_mut();
         if let Some(link) = &mut links[number] {
             (link.trying, link.renew) = (false, false);
+            link.rivals.clear();
             link.peer.last_handshake.store(now);
-            if let Some(from) = from {
-                link.peer.set_endpoint(from.into());
-            }
+            link.peer.set_endpoint(from.into());
         }
     }
 

@@ -481,12 +481,14 @@ impl World {
         if !arrives || !self.nodes[to].as_deref().is_some_and(answers) {
             return;
         }
-        let address = self.address(from);
+        let Some(address) = self.address(from) else {
+            return;
+        };
         if let Some(node) = &mut self.nodes[to] {
             node.handshake(second, from, address);
         }
         if let Some(node) = &mut self.nodes[from] {
-            node.handshake(second, to, None);
+            node.handshake(second, to, at);
         }
     }
 

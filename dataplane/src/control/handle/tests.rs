@@ -129,3 +129,94 @@ fn sources_add_up_and_the_api_wins() {
     assert_eq!(control.apply(&[]).unwrap().removed, 1);
     assert_eq!(labels(), ["file"]);
 }
+
+/// Peers come, go and change around two that talk: not one of their packets is lost, and their
+/// counters know all of them.
+#[test]
+fn changes_cost_untouched_peers_no_packet() {
+    const PACKETS: u64 = 20_000;
+    const UPDATES: u8 = 250;
+    let network = Network::new();
+    let (a, a_address, a_host) = node(&network, 1, monotonic);
+    let (b, b_address, b_host) = node(&network, 2, monotonic);
+    let spec = |key: PublicKey, address: SocketAddr, prefix: &str| PeerSpec {
+        endpoints: vec![address],
+        allowed_ips: vec![prefix.parse().unwrap()],
+        ..PeerSpec::new(key)
+    };
+    b.apply(&[spec(a.public_key(), a_address, "10.0.0.1/32")])
+        .unwrap();
+    let stays = spec(b.public_key(), b_address, "10.0.0.2/32");
+    let other = |n: u8| {
+        let key = *crate::crypto::KeyPair::new(&PrivateKey::from([n; 32]))
+            .unwrap()
+            .public();
+        spec(
+            key,
+            ([192, 0, 2, 200], n.into()).into(),
+            &format!("10.1.{n}.0/24"),
+        )
+    };
+    a.apply(&[stays.clone(), other(100)]).unwrap();
+
+    let mut packet = vec![0; 60];
+    packet[..4].copy_from_slice(&[0x45, 0, 0, 60]);
+    packet[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+    let done = core::sync::atomic::AtomicBool::new(false);
+    let (mut sent, mut arrived) = (0, 0);
+    std::thread::scope(|scope| {
+        let (a, done, stays) = (&a, &done, &stays);
+        let updates = scope.spawn(move || {
+            for n in 0..UPDATES {
+                let (peer, one) = (other(100).public_key, other(101 + n % 100));
+                let prefix = format!("10.2.{n}.0/24").parse().unwrap();
+                for changes in [
+                    vec![SpecChange::Allow { peer, prefix }],
+                    vec![SpecChange::Set(one.clone())],
+                    vec![
+                        SpecChange::Disallow { peer, prefix },
+                        SpecChange::Remove(one.public_key),
+                    ],
+                ] {
+                    assert_eq!(a.update(&changes).unwrap().rejected, []);
+                }
+                // The whole set, too: without the others, and with one again.
+                a.apply(core::slice::from_ref(stays)).unwrap();
+                a.apply(&[stays.clone(), other(100)]).unwrap();
+            }
+            done.store(true, Relaxed);
+        });
+        let mut last = std::time::Instant::now();
+        // As long as there are updates, and that many packets at least.
+        while arrived < sent || sent < PACKETS || !done.load(Relaxed) {
+            assert!(
+                !updates.is_finished() || done.load(Relaxed),
+                "the updates failed"
+            );
+            while sent - arrived < 64
+                && (sent < PACKETS || !done.load(Relaxed))
+                && a_host.send(&packet)
+            {
+                sent += 1;
+            }
+            let before = arrived;
+            while b_host.receive(|got| assert_eq!(got, packet)).is_some() {
+                arrived += 1;
+            }
+            if arrived > before {
+                last = std::time::Instant::now();
+            } else {
+                assert!(last.elapsed() < LIMIT, "{arrived} of {sent} packets");
+                std::thread::yield_now();
+            }
+        }
+    });
+    assert_eq!(arrived, sent);
+    wait_for("the counters", || {
+        let status = a
+            .statuses()
+            .into_iter()
+            .find(|peer| peer.public_key == stays.public_key);
+        status.is_some_and(|status| status.transmit_packets == sent)
+    });
+}

@@ -13,7 +13,7 @@ use super::builder::Member;
 use super::membership::Membership;
 use super::view::{MemberHandle, ServiceState};
 use crate::control::discovery::{Announcement, Client, Event};
-use crate::control::{Feed, PeerSpec, Source};
+use crate::control::{Feed, PeerSpec, Source, SpecChange};
 use crate::runtime::clock::monotonic;
 use crate::runtime::paths::HostWatch;
 use crate::time::Instant;
@@ -243,7 +243,11 @@ impl Running<'_> {
             let news = self.specs.as_ref() != Some(&specs);
             if news || (self.problem.is_some() && problem.is_none()) {
                 self.feed.restrict(self.membership.local_endpoints());
-                self.feed.publish(specs.clone());
+                // One member's news cost that member's work.
+                match &self.specs {
+                    Some(old) => self.feed.update(SpecChange::between(old, &specs)),
+                    None => self.feed.publish(specs.clone()),
+                }
                 self.problem = None;
             }
             self.specs = Some(specs);

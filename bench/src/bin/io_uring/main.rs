@@ -152,7 +152,7 @@ fn recvmmsg_all(socket: &UdpSocket, arena: &mut [u8]) -> usize {
 fn tun(rounds: usize, size: usize) -> Result<()> {
     let space = Namespace::new("uring")?;
     let tun = space.run(|| Tun::open(&TunConfig::new("tun0")))?;
-    space.add_address("tun0", "10.66.0.1/24".parse()?)?;
+    space.add_address("tun0", "10.66.0.1/24".parse::<ipnet::IpNet>()?)?;
     let rx = tun.rx(0).ok_or("no queue")?;
     let mut fd = -1;
     rx.poll_fds(&mut |queue: BorrowedFd<'_>| fd = queue.as_raw_fd());
@@ -241,6 +241,7 @@ fn udp(rounds: usize, size: usize) -> Result<()> {
     let payload = vec![0_u8; size];
     let mut arena = vec![0_u8; SLOT * BATCH];
     let mut ring = Ring::new(sink.as_raw_fd(), BATCH, SLOT)?;
+    let mut multishot = Ring::new(sink.as_raw_fd(), BATCH, SLOT)?;
     let mut fill = || -> Result<()> {
         for _ in 0..PACKETS {
             source.send(&payload)?;
@@ -259,7 +260,7 @@ fn udp(rounds: usize, size: usize) -> Result<()> {
             }),
             ("io_uring, 64 recvmsg", &mut || ring.recvmsg_all()),
             ("io_uring, multishot recvmsg", &mut || {
-                ring.multishot(PACKETS)
+                multishot.multishot(PACKETS)
             }),
         ],
     )

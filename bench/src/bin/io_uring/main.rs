@@ -9,6 +9,8 @@
 //! one thread takes them out; or times how it puts them in. Filling and draining never overlap, so
 //! nothing waits, and what is measured is the path through the kernel alone.
 
+#![expect(clippy::print_stdout, reason = "a program for people")]
+
 mod ring;
 
 use std::error::Error;
@@ -66,7 +68,8 @@ fn compare(
             let began = cpu();
             let moved = run()?;
             let took = cpu() - began;
-            if moved != PACKETS {
+            // The host may have had a word of its own to say.
+            if moved < PACKETS {
                 return Err(format!("{title}, {}: {moved} packets of {PACKETS}", way.name).into());
             }
             way.rounds.push(took.as_nanos() as f64 / moved as f64);

@@ -26,11 +26,17 @@ impl Node {
     /// A node at 192.0.2.`last`.
     pub(crate) fn new(network: &Network, last: u8) -> Self {
         let address = SocketAddr::from(([192, 0, 2, last], 51820));
-        let end = network.attach(address, DEFAULT_CAPACITY).expect("an address");
+        let end = network
+            .attach(address, DEFAULT_CAPACITY)
+            .expect("an address");
         let (rx, tx, host) = inner_port(DEFAULT_CAPACITY).expect("a port");
         let control = Box::new(end.tx.clone());
         let plane = Dataplane::builder(private_key(u32::MAX - u32::from(last)))
-            .outer(Outer::custom(vec![Box::new(end.rx)], vec![Box::new(end.tx)], control))
+            .outer(Outer::custom(
+                vec![Box::new(end.rx)],
+                vec![Box::new(end.tx)],
+                control,
+            ))
             .inner(Inner::custom(vec![(Box::new(rx), Box::new(tx))]))
             .start()
             .expect("a node");

@@ -289,8 +289,20 @@ fn traffic(options: &Options) -> Vec<Row> {
         .zip(samples)
         .zip([quiet, busy])
     {
-        rows.push(Row::new("traffic/1000x64", contender, "packets", "1000/s", samples));
-        rows.push(Row::new("traffic/1000x64", contender, "lost of 20,000", "packets", lost));
+        rows.push(Row::new(
+            "traffic/1000x64",
+            contender,
+            "packets",
+            "1000/s",
+            samples,
+        ));
+        rows.push(Row::new(
+            "traffic/1000x64",
+            contender,
+            "lost of 20,000",
+            "packets",
+            lost,
+        ));
     }
     rows.push(Row::new(
         "traffic/1000x64",

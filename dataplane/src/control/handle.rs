@@ -137,11 +137,7 @@ impl Control {
     }
 
     /// [`Control::apply`] for the source with this number; the API has 0. Lower numbers win.
-    pub(crate) fn apply_from(
-        &self,
-        source: usize,
-        specs: &[PeerSpec],
-    ) -> Result<Applied, Stopped> {
+    pub(crate) fn apply_from(&self, source: usize, specs: &[PeerSpec]) -> Result<Applied, Stopped> {
         let (now, own) = ((self.clock)(), self.public_key());
         let mut registry = self.registry();
         let applied = registry.replace(&*self.node, &own, now, source, specs)?;
@@ -355,6 +351,14 @@ impl Running {
 
     /// Whether there is another endpoint to try.
     pub(super) fn has_choice(&mut self, local: &LocalEndpoints) -> bool {
+        // What most are like costs nothing: this is asked of every peer every second.
+        if let [only] = self.spec.endpoints[..]
+            && self.rotation.last_used() == Some(only)
+            && self.active() == Some(only)
+        {
+            self.rotation.rest();
+            return false;
+        }
         let endpoints = local.admitted(&self.spec.endpoints);
         let choice = self.rotation.next(&endpoints, self.active()).is_some();
         if !choice {

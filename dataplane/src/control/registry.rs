@@ -337,7 +337,10 @@ impl Registry {
         let mut gained: HashMap<IpNet, PublicKey> = HashMap::new();
         let mut gains = |prefix: &IpNet, key: &PublicKey| {
             let other = gained.insert(*prefix, *key);
-            let owner = table.allowed_ips.owner(prefix).map(|peer| peer.public_key());
+            let owner = table
+                .allowed_ips
+                .owner(prefix)
+                .map(|peer| peer.public_key());
             // Whoever has it may give it up in the same step.
             let leaves = |owner: &PublicKey| {
                 let mentioned = touched.contains_key(owner) && !self.refused.contains(owner);

@@ -96,7 +96,9 @@ impl Plane for TestPlane {
     }
 
     fn conclude(&self, removed: Vec<PublicKey>, renew: Vec<PublicKey>) -> Result<(), Stopped> {
-        self.with(|handshakes, now, out| registry::conclude(handshakes, now, out, &removed, &renew));
+        self.with(|handshakes, now, out| {
+            registry::conclude(handshakes, now, out, &removed, &renew)
+        });
         Ok(())
     }
 
@@ -107,7 +109,10 @@ impl Plane for TestPlane {
 
     fn are_initiating(&self, peers: Vec<PublicKey>) -> Result<Vec<bool>, Stopped> {
         let handshakes = self.handshakes.borrow();
-        Ok(peers.iter().map(|key| handshakes.is_initiating(key)).collect())
+        Ok(peers
+            .iter()
+            .map(|key| handshakes.is_initiating(key))
+            .collect())
     }
 
     fn wake(&self) {}

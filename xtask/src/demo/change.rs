@@ -97,7 +97,9 @@ fn reach(node: &Node, other: &Node, began: Instant, interrupt: &Interrupt) -> Re
             return Ok(true);
         }
         if began.elapsed() > PATIENCE {
-            let why = answer.err().map_or_else(String::new, |error| format!(": {error}"));
+            let why = answer
+                .err()
+                .map_or_else(String::new, |error| format!(": {error}"));
             return Err(format!(
                 "{} has joined, and does not reach {} after {PATIENCE:?}{why}",
                 node.label, other.label

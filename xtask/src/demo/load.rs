@@ -131,14 +131,19 @@ impl<'a> Load<'a> {
 
     /// UDP along all pairs at once, echoed.
     pub(crate) fn udp(&self, time: Duration) -> Result<Vec<UdpResult>> {
-        let results = self.all_pairs("UDP", time, |_| (), |to, moved, go_on| {
-            let mut result = UdpResult::default();
-            let echo = self.servers[to].1.address();
-            if let Err(error) = udp_until(echo, moved, go_on, &mut result.exchange) {
-                result.failure = Some(error.to_string());
-            }
-            result
-        });
+        let results = self.all_pairs(
+            "UDP",
+            time,
+            |_| (),
+            |to, moved, go_on| {
+                let mut result = UdpResult::default();
+                let echo = self.servers[to].1.address();
+                if let Err(error) = udp_until(echo, moved, go_on, &mut result.exchange) {
+                    result.failure = Some(error.to_string());
+                }
+                result
+            },
+        );
         Ok(results?.0)
     }
 

@@ -121,7 +121,9 @@ impl Mesh {
                 text += &format!("; {}: {}, {} up", node.label, service.state, node.up());
             }
             for source in node.plane.sources() {
-                text += &source.problem.map_or_else(String::new, |problem| format!(": {problem}"));
+                text += &source
+                    .problem
+                    .map_or_else(String::new, |problem| format!(": {problem}"));
             }
         }
         text
@@ -146,7 +148,9 @@ impl Mesh {
 
     /// Whether every node received by the driver that was asked for.
     pub(crate) fn check_drivers(&self) -> Result<()> {
-        self.nodes.iter().try_for_each(|node| node.check_driver(self.outer))
+        self.nodes
+            .iter()
+            .try_for_each(|node| node.check_driver(self.outer))
     }
 
     /// Stops every node; the namespaces are gone afterwards.
@@ -174,20 +178,22 @@ impl Mesh {
         self.switch.attach(&port, BRIDGE)?;
         space.add_address(CABLE, outer_net(at)?)?;
         // Threads and sockets stay in the namespace of the thread that made them.
-        let started = space.run(|| -> std::result::Result<_, Box<dyn std::error::Error + Send + Sync>> {
-            let member = Member::builder(&self.config).node_name(&label).build()?;
-            let handle = member.handle();
-            let plane = Dataplane::builder(member.private_key().clone())
-                .listen_port(LISTEN_PORT)
-                .outer(match self.outer {
-                    OuterDriver::Xdp => Outer::xdp(CABLE),
-                    OuterDriver::Udp => Outer::udp(),
-                })
-                .inner(Inner::tun(LINK_NAME).mtu(self.config.mtu))
-                .source(member)
-                .start()?;
-            Ok((plane, handle))
-        });
+        let started = space.run(
+            || -> std::result::Result<_, Box<dyn std::error::Error + Send + Sync>> {
+                let member = Member::builder(&self.config).node_name(&label).build()?;
+                let handle = member.handle();
+                let plane = Dataplane::builder(member.private_key().clone())
+                    .listen_port(LISTEN_PORT)
+                    .outer(match self.outer {
+                        OuterDriver::Xdp => Outer::xdp(CABLE),
+                        OuterDriver::Udp => Outer::udp(),
+                    })
+                    .inner(Inner::tun(LINK_NAME).mtu(self.config.mtu))
+                    .source(member)
+                    .start()?;
+                Ok((plane, handle))
+            },
+        );
         let (plane, member) = started.map_err(|error| format!("{label}: {error}"))?;
         let identity = member.identity();
         let address = identity.address.into();

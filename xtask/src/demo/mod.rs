@@ -114,7 +114,8 @@ fn exercise(mesh: &Mesh, args: &Args, interrupt: &Interrupt) -> Result<()> {
 fn find_each_other(mesh: &Mesh, interrupt: &Interrupt) -> Result<()> {
     let began = Instant::now();
     let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("connections [{bar:40}] {pos} of {len} {elapsed}")
+    if let Ok(style) =
+        ProgressStyle::with_template("connections [{bar:40}] {pos} of {len} {elapsed}")
     {
         bar.set_style(style.progress_chars("=> "));
     }

@@ -27,7 +27,7 @@ use crate::runtime::control_thread::Stopped;
 use crate::time::{Instant, Now};
 
 /// Seconds between two derivations of the peers: much news become one.
-const PAUSE: u64 = 10;
+const PAUSE: u64 = 20;
 /// How much of what was told is told again.
 const REMEMBERED: usize = 64;
 
@@ -83,7 +83,10 @@ impl SimPlane {
         let now = self.now.get();
         wire.with(|tunnel, out| {
             let mut post = |output: Output<'_>| {
-                if let Output::Send { to, datagram, tos, .. } = output {
+                if let Output::Send {
+                    to, datagram, tos, ..
+                } = output
+                {
                     out(Action::Send { to, tos, datagram });
                 }
             };
@@ -121,7 +124,11 @@ impl Wire {
     pub(super) fn receive(&self, now: Now, reachable: impl Fn(SocketAddr) -> bool) {
         let mut arrived: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
         let mut take = |batch: &mut [Datagram<'_>]| {
-            arrived.extend(batch.iter().map(|one| (one.from.remote, one.payload.to_vec())));
+            arrived.extend(
+                batch
+                    .iter()
+                    .map(|one| (one.from.remote, one.payload.to_vec())),
+            );
         };
         let rx = &mut self.end.borrow_mut().rx;
         while rx.recv_batch(&mut take).unwrap() > 0 {}
@@ -435,6 +442,11 @@ impl Node {
                 let again = self.below(stream.recent.len() as u64) as usize;
                 self.take(now, &stream.recent[again]);
             }
+            if self.below(24) == 0
+                && let Some(version) = &item.version
+            {
+                self.hear_a_lie(&version.stored);
+            }
             if stream.recent.len() < REMEMBERED {
                 stream.recent.push(item.clone());
             } else {
@@ -444,6 +456,33 @@ impl Node {
         }
         self.ask(now, service);
         self.stream = Some(stream);
+    }
+
+    /// Somebody who knows the cluster's id, or runs the service, makes something of an entry.
+    /// Whoever has no cipher would not hear the difference.
+    fn hear_a_lie(&mut self, truth: &StoredAffiliate) {
+        let mut lie = truth.clone();
+        let kind = self.below(5);
+        let place = self.below(lie.data.len() as u64) as usize;
+        match kind {
+            0 => lie.data.truncate(place),
+            1 => lie.data[place] ^= 1,
+            2 => lie.id = super::world::node_id(place),
+            3 => self.random.fill(&mut lie.data).unwrap(),
+            _ => {
+                let mut noise = vec![0; 16];
+                self.random.fill(&mut noise).unwrap();
+                lie.endpoints.push(noise);
+            }
+        }
+        if let View::Full(full) = &mut self.view {
+            let (roster, membership) = &mut **full;
+            for change in roster.updated(&[lie]) {
+                let taken = matches!(change, Change::Removed { .. } | Change::Vanished { .. });
+                assert!(!taken, "{change:?}");
+                self.changed |= membership.observe(0, change);
+            }
+        }
     }
 
     /// Takes one piece of news.
@@ -560,10 +599,12 @@ impl Node {
         };
         // Both ways of telling a node its peers.
         let applied = if self.below(8) == 0 {
-            self.registry.replace(&self.plane, &self.key, now, API, &specs)
+            self.registry
+                .replace(&self.plane, &self.key, now, API, &specs)
         } else {
             let changes = self.differences(specs);
-            self.registry.update(&self.plane, &self.key, now, API, &changes)
+            self.registry
+                .update(&self.plane, &self.key, now, API, &changes)
         };
         assert_eq!(applied.unwrap().rejected, []);
     }
@@ -605,7 +646,9 @@ impl Node {
     /// Whether this node has that one as a peer; with which secret.
     pub(super) fn knows(&self, number: usize) -> Option<PresharedKey> {
         let links = self.plane.links.borrow();
-        links[number].as_ref().map(|link| link.preshared_key.clone())
+        links[number]
+            .as_ref()
+            .map(|link| link.preshared_key.clone())
     }
 
     /// A handshake with that node has succeeded, and came from there.
@@ -638,4 +681,3 @@ fn clock(second: u64, monotonic_ahead: u64, unix_ahead: i64) -> Now {
         unix: Duration::from_secs(unix.saturating_add_signed(unix_ahead)),
     }
 }
-

@@ -152,7 +152,8 @@ impl Service {
 
     fn version(&mut self, told: &Told, endpoints: &[(SocketAddr, u64)]) -> Arc<Version> {
         self.number += 1;
-        let seal = |(endpoint, _): &(SocketAddr, u64)| self.cipher.seal_endpoint(*endpoint).unwrap();
+        let seal =
+            |(endpoint, _): &(SocketAddr, u64)| self.cipher.seal_endpoint(*endpoint).unwrap();
         let mut affiliate = told.affiliate.clone();
         affiliate.kubespan.endpoints = endpoints.iter().map(|(endpoint, _)| *endpoint).collect();
         Arc::new(Version {

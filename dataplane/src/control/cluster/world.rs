@@ -44,7 +44,7 @@ impl Setup {
         Self {
             nodes,
             full: full.min(nodes),
-            bouts: if nodes > 100 { 4 } else { 8 },
+            bouts: if nodes > 100 { 3 } else { 8 },
         }
     }
 }
@@ -276,7 +276,12 @@ impl World {
             self.move_to(number, address);
         }
         // Two swap addresses: what is known of both is not only old, but another's.
-        if let [a, b] = self.some(1).as_slice().first_chunk().copied().unwrap_or([0, 0])
+        if let [a, b] = self
+            .some(1)
+            .as_slice()
+            .first_chunk()
+            .copied()
+            .unwrap_or([0, 0])
             && a != b
         {
             let (of_a, of_b) = (self.address(a), self.address(b));
@@ -361,7 +366,7 @@ impl World {
     fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.second += 1;
-            self.wires(1);
+            self.wires();
             if self.second.is_multiple_of(STEP) {
                 self.step();
             }
@@ -373,15 +378,19 @@ impl World {
         let end = self.second + seconds;
         while self.second < end {
             // The last minutes as closely as everything before, so that the end is no stride's.
-            let stride = if self.second + 300 < end { 3 * STEP } else { STEP };
+            let stride = if self.second + 300 < end {
+                3 * STEP
+            } else {
+                STEP
+            };
             self.second += stride - self.second % STEP;
-            self.wires(stride);
+            self.wires();
             self.step();
         }
     }
 
     /// The complete nodes among each other: timers and packets.
-    fn wires(&mut self, _: u64) {
+    fn wires(&mut self) {
         let (second, sides, owners) = (self.second, &self.sides, &self.owners);
         let full = &mut self.nodes[..self.common.full];
         let mut awake: Vec<&mut Box<Node>> = full
@@ -400,7 +409,9 @@ impl World {
         for _ in 0..6 {
             let mut quiet = true;
             for node in &awake {
-                let Some(wire) = &node.plane.wire else { continue };
+                let Some(wire) = &node.plane.wire else {
+                    continue;
+                };
                 let reachable = |from: SocketAddr| {
                     owners
                         .get(&from)
@@ -445,7 +456,9 @@ impl World {
             self.try_handshake(from, to, at);
         }
         for number in 0..self.nodes.len() {
-            let Some(node) = &mut self.nodes[number] else { continue };
+            let Some(node) = &mut self.nodes[number] else {
+                continue;
+            };
             if core::mem::take(&mut node.wants_to_announce) {
                 node.announce_at = second + REFRESH;
                 let told = Arc::clone(&node.told);
@@ -468,7 +481,9 @@ impl World {
         if !arrives || !self.nodes[to].as_deref().is_some_and(answers) {
             return;
         }
-        let Some(address) = self.address(from) else { return };
+        let Some(address) = self.address(from) else {
+            return;
+        };
         if let Some(node) = &mut self.nodes[to] {
             node.handshake(second, from, address);
         }
@@ -501,11 +516,18 @@ impl World {
                     pairs += 1;
                 }
             }
-            assert_eq!(node.registry.peers.len(), living.len() - 1, "peers of {number}");
+            assert_eq!(
+                node.registry.peers.len(),
+                living.len() - 1,
+                "peers of {number}"
+            );
             let specs = node.registry.peers.values().map(|running| &running.spec);
             check_addresses(node, specs);
         }
-        println!("{} nodes, {pairs} pairs are up after {second} s", living.len());
+        println!(
+            "{} nodes, {pairs} pairs are up after {second} s",
+            living.len()
+        );
         self.check_data();
     }
 
@@ -523,10 +545,13 @@ impl World {
                 let (wire, now) = (node.plane.wire.as_ref().unwrap(), node.plane.now.get());
                 wire.with(|tunnel, out| tunnel.encapsulate(now, &mut packet, out));
                 wire.send();
-                self.wires(1);
+                self.wires();
                 let node = self.nodes[to].as_deref().unwrap();
                 let delivered = node.plane.wire.as_ref().unwrap().delivered.take();
-                assert!(delivered.contains(&packet), "nothing comes from {from} to {to}");
+                assert!(
+                    delivered.contains(&packet),
+                    "nothing comes from {from} to {to}"
+                );
             }
         }
     }
@@ -539,7 +564,11 @@ fn check_addresses<'a>(node: &Node, specs: impl Iterator<Item = &'a PeerSpec>) {
     let table = crate::control::registry::Plane::mesh(&node.plane).table();
     for spec in specs {
         let own: RangeSet = spec.allowed_ips.iter().collect();
-        assert!(!all.overlaps(&own), "{} has what is another's", spec.public_key);
+        assert!(
+            !all.overlaps(&own),
+            "{} has what is another's",
+            spec.public_key
+        );
         all.union(&own);
         count += spec.allowed_ips.len();
         for prefix in &spec.allowed_ips {
@@ -547,7 +576,11 @@ fn check_addresses<'a>(node: &Node, specs: impl Iterator<Item = &'a PeerSpec>) {
             assert_eq!(*owner.public_key(), spec.public_key);
         }
     }
-    assert_eq!(table.allowed_ips.len(), count, "nothing is left over in the tables");
+    assert_eq!(
+        table.allowed_ips.len(),
+        count,
+        "nothing is left over in the tables"
+    );
 }
 
 fn packet(from: IpAddr, to: IpAddr) -> Vec<u8> {

@@ -122,10 +122,7 @@ fn sources_add_up_and_the_api_wins() {
     );
     assert_eq!(labels(), ["file", "api", "api"]);
     assert_eq!(
-        control
-            .apply_from(1, &[spec(8, "file")])
-            .unwrap()
-            .removed,
+        control.apply_from(1, &[spec(8, "file")]).unwrap().removed,
         1
     );
     assert_eq!(control.apply(&[]).unwrap().removed, 1);
@@ -153,7 +150,11 @@ fn changes_cost_untouched_peers_no_packet() {
         let key = *crate::crypto::KeyPair::new(&PrivateKey::from([n; 32]))
             .unwrap()
             .public();
-        spec(key, ([192, 0, 2, 200], n.into()).into(), &format!("10.1.{n}.0/24"))
+        spec(
+            key,
+            ([192, 0, 2, 200], n.into()).into(),
+            &format!("10.1.{n}.0/24"),
+        )
     };
     a.apply(&[stays.clone(), other(100)]).unwrap();
 
@@ -187,7 +188,10 @@ fn changes_cost_untouched_peers_no_packet() {
         let mut last = std::time::Instant::now();
         // As long as there are updates, and that many packets at least.
         while arrived < sent || sent < PACKETS || !done.load(Relaxed) {
-            assert!(!updates.is_finished() || done.load(Relaxed), "the updates failed");
+            assert!(
+                !updates.is_finished() || done.load(Relaxed),
+                "the updates failed"
+            );
             while sent - arrived < 64
                 && (sent < PACKETS || !done.load(Relaxed))
                 && a_host.send(&packet)
@@ -208,7 +212,10 @@ fn changes_cost_untouched_peers_no_packet() {
     });
     assert_eq!(arrived, sent);
     wait_for("the counters", || {
-        let status = a.statuses().into_iter().find(|peer| peer.public_key == stays.public_key);
+        let status = a
+            .statuses()
+            .into_iter()
+            .find(|peer| peer.public_key == stays.public_key);
         status.is_some_and(|status| status.transmit_packets == sent)
     });
 }

@@ -140,7 +140,10 @@ fn single_changes_leave_others_alone() {
 fn new_prefixes_send_no_keepalive() {
     let mut bed = Bed::new();
     bed.replace(API, &[spec(1, &[])]);
-    let tick = |bed: &Bed| bed.plane.with(|handshakes, now, out| handshakes.tick(now, out));
+    let tick = |bed: &Bed| {
+        bed.plane
+            .with(|handshakes, now, out| handshakes.tick(now, out))
+    };
     tick(&bed);
     assert_eq!(bed.plane.sent.take().len(), 1, "the first handshake");
     bed.replace(API, &[spec(1, &["10.0.0.0/24"])]);
@@ -168,8 +171,7 @@ fn several_sources_change_one_peer() {
 }
 
 fn prefix() -> impl Strategy<Value = IpNet> {
-    (0..6_u8, 0..3_u8)
-        .prop_map(|(n, len)| IpNet::new([10, 0, 0, n << 5].into(), 25 + len).unwrap())
+    (0..6_u8, 0..3_u8).prop_map(|(n, len)| IpNet::new([10, 0, 0, n << 5].into(), 25 + len).unwrap())
 }
 
 /// Few peers and few prefixes: conflicts everywhere. Key 100 is the node's own.
@@ -198,12 +200,11 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let source = || prop_oneof![4 => Just(API), 1 => Just(OTHER)];
-    let listed = (1..6_u8, prop::collection::vec(prefix(), 0..3)).prop_map(|(n, allowed_ips)| {
-        PeerSpec {
+    let listed =
+        (1..6_u8, prop::collection::vec(prefix(), 0..3)).prop_map(|(n, allowed_ips)| PeerSpec {
             allowed_ips,
             ..spec(n, &[])
-        }
-    });
+        });
     prop_oneof![
         9 => (source(), prop::collection::vec(change(), 1..4))
             .prop_map(|(source, changes)| Step::Update(source, changes)),

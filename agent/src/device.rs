@@ -6,14 +6,14 @@ use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ringspan::control::uapi::{SocketError, UapiServer, UapiSocket};
 use ringspan::runtime::wishes::MIN_MTU;
 use ringspan::{Dataplane, Inner, StartError};
 
 use crate::cli;
-use crate::config::{DEFAULT_MTU, LogLevel, OuterChoice, OuterDriver};
+use crate::config::{DEFAULT_MTU, LogLevel, MAX_SPIN_MICROS, OuterChoice, OuterDriver};
 use crate::failure::Failure;
 use crate::net::{LinkWatch, interface_index};
 use crate::signals::EndSignals;
@@ -73,6 +73,8 @@ pub(crate) fn main(name: &str, options: &cli::Device) -> ExitCode {
 struct Settings {
     outer: OuterChoice,
     mtu: u16,
+    /// Microseconds of polling before sleep.
+    spin: u16,
     log: LogLevel,
 }
 
@@ -91,6 +93,12 @@ impl Settings {
                     .filter(|mtu| (MIN_MTU..=u16::MAX - 80).contains(mtu))
             })?
             .unwrap_or(DEFAULT_MTU),
+            spin: setting(
+                "RINGSPAN_SPIN",
+                "write 0 to 10000 microseconds of polling before sleep",
+                |text| text.parse().ok().filter(|spin| *spin <= MAX_SPIN_MICROS),
+            )?
+            .unwrap_or(0),
             // Like wireguard-go, whatever else it says means only errors.
             log: match env::var("LOG_LEVEL").as_deref() {
                 Ok("verbose" | "debug") => LogLevel::Debug,
@@ -229,6 +237,7 @@ fn start(name: &str, settings: &Settings, card: Option<String>) -> Result<Datapl
         .listen_port(0)
         .outer(outer(&settings.outer, card))
         .inner(Inner::tun(name).mtu(settings.mtu))
+        .spin(Duration::from_micros(settings.spin.into()))
         .start()
 }
 

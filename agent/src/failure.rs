@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use crate::config::ConfigError;
 use crate::device::DeviceError;
+#[cfg(feature = "discovery")]
+use crate::join::JoinError;
 use crate::keys::KeysError;
 use crate::privilege::MissingPrivilege;
 use crate::status::{ClientError, ServerError};
@@ -17,6 +19,8 @@ pub(crate) enum Failure {
     Config(#[from] ConfigError),
     Privilege(#[from] MissingPrivilege),
     Up(#[from] UpError),
+    #[cfg(feature = "discovery")]
+    Join(#[from] JoinError),
     Device(#[from] DeviceError),
     Socket(#[from] ServerError),
     Status(#[from] ClientError),
@@ -30,6 +34,8 @@ impl Failure {
         ExitCode::from(match self {
             Self::Config(_) => 3,
             Self::Up(error) if error.is_configuration() => 3,
+            #[cfg(feature = "discovery")]
+            Self::Join(error) if error.is_configuration() => 3,
             Self::Device(DeviceError::Setting { .. }) => 3,
             Self::Privilege(_) | Self::Status(ClientError::Denied { .. }) => 4,
             _ => 1,

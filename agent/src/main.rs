@@ -1,10 +1,12 @@
-//! The `ringspan` binary: runs one tunnel, from a configuration file or for `wg` to configure,
-//! shows what runs, makes keys. Whatever a program that links the library could want is in the library.
+//! The `ringspan` binary: runs one tunnel, from a configuration file, as a member of a KubeSpan mesh
+//! or for `wg` to configure; shows what runs, makes keys. Whatever a program that links the library could want is in the library.
 
 mod cli;
 mod config;
 mod device;
 mod failure;
+#[cfg(feature = "discovery")]
+mod join;
 mod keys;
 mod logging;
 mod net;
@@ -42,6 +44,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Up(options) => up::run(&options)?,
+        #[cfg(feature = "discovery")]
+        Command::Join(options) => join::run(&options)?,
+        Command::Get(options) => status::get(&options, io::stdout().lock())?,
         Command::Status(options) => status::print(&options, io::stdout().lock())?,
         Command::Genkey => keys::generate(io::stdout().lock())?,
         Command::Genpsk => keys::generate_preshared(io::stdout().lock())?,

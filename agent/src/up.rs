@@ -59,6 +59,7 @@ pub(crate) fn run(options: &Up) -> Result<(), Failure> {
         name: options.name.clone(),
         driver: options.outer,
         interface: options.interface.clone(),
+        spin: options.spin,
     };
     let Loaded { config, notes } = config::load(&options.config, &overrides)?;
     if options.check {

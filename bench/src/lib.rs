@@ -1,5 +1,7 @@
-//! What the benches share: foreign libraries, options, taking turns, reports.
+//! What the benches share: what they work on, options, taking turns, reports, foreign libraries.
 
+pub mod addresses;
+pub mod hubs;
 #[cfg(ipsec_mb)]
 pub mod ipsec_mb;
 pub mod options;

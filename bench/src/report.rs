@@ -104,6 +104,22 @@ pub fn read_json(path: &Path) -> io::Result<Vec<Row>> {
     Ok(serde_json::from_str(&fs::read_to_string(path)?)?)
 }
 
+/// Puts `rows` in the place of those rows in `path` whose case begins with `prefix`: benches that
+/// share a file keep what the others wrote.
+///
+/// # Errors
+/// Whatever the file system says, or that the file is there and no such array.
+pub fn merge_json(path: &Path, prefix: &str, rows: Vec<Row>) -> io::Result<()> {
+    let mut all = match read_json(path) {
+        Ok(all) => all,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    all.retain(|row| !row.case.starts_with(prefix));
+    all.extend(rows);
+    write_json(path, &all)
+}
+
 /// `target/bench/NAME.json` of this build.
 #[must_use]
 pub fn path(name: &str) -> PathBuf {
@@ -153,6 +169,23 @@ mod tests {
         });
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<Row>(json).unwrap(), row);
+    }
+
+    #[test]
+    fn benches_that_share_a_file_keep_each_others_rows() {
+        let directory = std::env::temp_dir().join(format!("ringspan-{}", std::process::id()));
+        let path = directory.join("shared.json");
+        let rows = |case: &str, value| vec![Row::new(case, "ringspan", "time", "ns", vec![value])];
+        merge_json(&path, "engine/", rows("engine/seal", 1.0)).unwrap();
+        merge_json(&path, "allowed_ips/", rows("allowed_ips/v4", 2.0)).unwrap();
+        merge_json(&path, "engine/", rows("engine/open", 3.0)).unwrap();
+        let cases: Vec<_> = read_json(&path)
+            .unwrap()
+            .into_iter()
+            .map(|row| row.case)
+            .collect();
+        fs::remove_dir_all(directory).unwrap();
+        assert_eq!(cases, ["allowed_ips/v4", "engine/open"]);
     }
 
     #[test]

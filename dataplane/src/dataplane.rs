@@ -1,5 +1,6 @@
 //! The front door: build a node, change its peers, see its state, shut it down.
 
+use core::time::Duration;
 use std::sync::Arc;
 
 use crate::control::uapi::Device;
@@ -67,6 +68,7 @@ impl Dataplane {
             inner: None,
             workers: None,
             pin: false,
+            spin: Duration::ZERO,
         };
         Builder {
             wishes,
@@ -229,6 +231,16 @@ impl Builder {
     #[must_use]
     pub fn pin(mut self, pin: bool) -> Self {
         self.wishes.pin = pin;
+        self
+    }
+
+    /// Has workers poll before they sleep, for at most `bound`: 0 to 10 ms, in steps of
+    /// microseconds. Lowers the latency of lone packets by the time it takes to wake a thread. How
+    /// long is polled follows what pays: a worker that waits in vain soon polls no more. Between
+    /// two looks it offers its CPU to others. Default: zero, sleep at once.
+    #[must_use]
+    pub fn spin(mut self, bound: Duration) -> Self {
+        self.wishes.spin = bound;
         self
     }
 

@@ -7,6 +7,8 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
 
+use crate::vm::Machine;
+
 /// Something that a test cannot do without.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -24,8 +26,10 @@ pub enum Need {
     Program(&'static str),
     /// A kernel without WireGuard: where it has it, `wg-quick` takes no other.
     NoKernelWireGuard,
-    /// A virtual machine with a Debian kernel; see [`vm`](crate::vm).
+    /// A virtual machine with the kernel of the host's Debian; see [`vm`](crate::vm).
     Vm,
+    /// A virtual machine with the kernel of [`vm::NEWER_KERNEL`](crate::vm::NEWER_KERNEL).
+    NewerVm,
 }
 
 impl Need {
@@ -54,7 +58,8 @@ impl Need {
                 )
             }),
             Self::NoKernelWireGuard => kernel_wireguard(),
-            Self::Vm => crate::vm::missing(),
+            Self::Vm => Machine::default().missing(),
+            Self::NewerVm => Machine::newer().missing(),
         }
     }
 }

@@ -5,10 +5,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ringspan_tests::privilege::{self, Need};
+use ringspan_tests::vm::Machine;
 use rustix::process::geteuid;
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
-use crate::{Result, fuzz, workspace, zero_copy};
+use crate::{Result, fuzz, instructions, workspace, zero_copy};
 
 /// Options of `cargo xtask ci`
 #[derive(clap::Args)]
@@ -69,7 +70,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "vm",
-        what: "prepare the virtual machine of the tests",
+        what: "prepare the virtual machines of the tests",
         run: |_| prepare_vm(),
     },
     Step {
@@ -99,6 +100,18 @@ const STEPS: &[Step] = &[
             let mut command = cargo(&["doc", "--locked", "--workspace", "--no-deps"]);
             command.env("RUSTDOCFLAGS", "-Dwarnings");
             run(command)
+        },
+    },
+    Step {
+        name: "instructions",
+        what: "the hot path takes no more instructions than it did",
+        run: |_| match instructions::missing() {
+            None => run(cargo(&["xtask", "instructions"])),
+            // Told, not silent: .ci/run installs it.
+            Some(reason) => {
+                println!("skipped: {reason}");
+                Ok(())
+            }
         },
     },
     Step {
@@ -183,11 +196,16 @@ fn summary(results: &[(&str, bool, Duration)]) -> Result<()> {
     }
 }
 
-/// A missing machine fails nothing here: the tests that need it are then ignored, with the reason.
+/// Downloads both kernels. A missing machine fails nothing here: the tests that need it are then
+/// ignored, with the reason.
 fn prepare_vm() -> Result<()> {
-    let machine = ringspan_tests::vm::Machine::default();
-    if let Err(error) = workspace::run(&mut machine.setup()) {
-        println!("no virtual machine here; its tests will be ignored: {error}");
+    for machine in [Machine::default(), Machine::newer()] {
+        if let Err(error) = workspace::run(&mut machine.setup()) {
+            let kernel = machine.kernel_suite.unwrap_or("the host's own suite");
+            println!(
+                "no virtual machine with the kernel of {kernel} here; its tests will be ignored: {error}"
+            );
+        }
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod compare;
 mod demo;
 mod dependencies;
 mod fuzz;
+mod instructions;
 mod interrupt;
 mod workspace;
 mod zero_copy;
@@ -49,6 +50,8 @@ enum Command {
     Dependencies,
     /// Run the fuzz targets
     Fuzz(fuzz::Args),
+    /// Count the hot path's instructions under callgrind, and hold them against the baseline
+    Instructions(instructions::Args),
     /// Prove AF_XDP's modes on the network cards of a virtual machine
     ZeroCopy(zero_copy::Args),
 }
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Dependencies => dependencies::check(),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Instructions(args) => instructions::run(&args),
         Command::ZeroCopy(args) => zero_copy::run(&args),
     };
     match outcome {

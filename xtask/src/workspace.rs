@@ -60,6 +60,15 @@ pub(crate) fn rustc_field(rustc: &Path, field: &str) -> Result<String> {
         .ok_or_else(|| format!("rustc -vV names no {field}").into())
 }
 
+/// Builds a program of this workspace as it is released; returns where it is.
+pub(crate) fn released(package: &str, binary: &str) -> Result<PathBuf> {
+    run(Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--locked", "--release"])
+        .args(["--package", package, "--bin", binary])
+        .current_dir(root()))?;
+    Ok(target().join("release").join(binary))
+}
+
 fn program(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
 }

@@ -19,7 +19,7 @@ use ringspan_tests::peers::{DeviceConfig, KeyPair, PeerConfig, preshared_key, se
 use ringspan_tests::privilege::{self, Need};
 use ringspan_tests::traffic::ping::{Options, ping};
 use ringspan_tests::traffic::tcp;
-use ringspan_tests::vm::{Card, Guest, Machine, TCP_PORT};
+use ringspan_tests::vm::{Card, Guest, Machine, NEWER_KERNEL, TCP_PORT};
 use serde_json::Value;
 
 use crate::{Result, workspace};
@@ -48,7 +48,7 @@ struct Case {
 }
 
 /// Linux 7.3: the first whose virtio driver does zero copy under qemu.
-const NEW_KERNEL: Option<&str> = Some("trixie-backports");
+const NEW_KERNEL: Option<&str> = Some(NEWER_KERNEL);
 /// qemu 10: igb came with 8.
 const NEW_QEMU: Option<&str> = Some("bookworm-backports");
 /// Of card and of machine: spare queues would begin to receive when XDP is attached.

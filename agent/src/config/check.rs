@@ -37,7 +37,6 @@ pub(super) fn finish(mut draft: Draft, path: &Path) -> Result<Loaded, Invalid> {
         .map_err(|source| Invalid::new(&Place::default(), Problem::PublicKeyOf { source }))?;
     distinct_peers(&draft.peers, &own)?;
     distinct_prefixes(&draft)?;
-    default_routes(&draft)?;
     if draft.routes == Routes::Auto && draft.fwmark == 0 {
         let notes = endpoints_inside(&draft.peers);
         draft.notes.extend(notes);
@@ -63,6 +62,7 @@ pub(super) fn finish(mut draft: Draft, path: &Path) -> Result<Loaded, Invalid> {
             mode: draft.xdp_mode,
         },
         workers: draft.workers,
+        spin: draft.spin,
         log: draft.log,
         peers,
     };
@@ -271,34 +271,13 @@ fn overlap(
     Invalid::new(&later.0.place, problem)
 }
 
-/// A default route in the main table would swallow the tunnel's own datagrams.
-fn default_routes(draft: &Draft) -> Result<(), Invalid> {
-    if draft.routes != Routes::Auto {
-        return Ok(());
-    }
-    let default = draft
-        .peers
-        .iter()
-        .flat_map(|peer| &peer.allowed_ips)
-        .find(|prefix| prefix.value.prefix_len() == 0);
-    match default {
-        None => Ok(()),
-        Some(prefix) => Err(Invalid::new(
-            &prefix.place,
-            Problem::DefaultRoute {
-                prefix: prefix.value,
-                way_out: "route it yourself with Table = off (TOML: table = \"off\"), or into \
-                          a table of its own with Table = NUMBER",
-            },
-        )),
-    }
-}
-
-/// Endpoints that the tunnel's own routes would catch.
+/// Endpoints that the tunnel's own routes in the main table would catch. Default routes do not stand
+/// there: the tunnel's own datagrams pass them by.
 fn endpoints_inside(peers: &[PeerDraft]) -> Vec<Note> {
     // Lines of the prefixes, by family and length: one look-up for each length in use.
     let mut by_length: BTreeMap<(bool, u8), HashMap<IpNet, usize>> = BTreeMap::new();
-    for prefix in peers.iter().flat_map(|peer| &peer.allowed_ips) {
+    let prefixes = peers.iter().flat_map(|peer| &peer.allowed_ips);
+    for prefix in prefixes.filter(|prefix| prefix.value.prefix_len() != 0) {
         by_length
             .entry((prefix.value.addr().is_ipv6(), prefix.value.prefix_len()))
             .or_default()

@@ -35,6 +35,7 @@ pub(super) enum Setting {
     OuterSend,
     XdpMode,
     Workers,
+    Spin,
     Log,
     Label,
     PublicKey,
@@ -64,6 +65,7 @@ pub(super) struct Draft {
     pub(super) send: OuterSend,
     pub(super) xdp_mode: XdpMode,
     pub(super) workers: Option<NonZeroUsize>,
+    pub(super) spin: u16,
     pub(super) log: LogLevel,
     pub(super) peers: Vec<PeerDraft>,
     pub(super) notes: Vec<Note>,
@@ -120,6 +122,7 @@ impl Draft {
             Setting::OuterSend => self.send = value::outer_send(text)?,
             Setting::XdpMode => self.xdp_mode = value::xdp_mode(text)?,
             Setting::Workers => self.workers = value::workers(text)?,
+            Setting::Spin => self.spin = value::spin(text)?,
             Setting::Log => self.log = value::log_level(text)?,
             _ => {
                 let peer = self.peers.last_mut().ok_or(Problem::OutsideSection)?;
@@ -150,6 +153,9 @@ impl Draft {
         }
         if let Some(interface) = &overrides.interface {
             self.outer_interface = Some(named("--interface", interface)?.value);
+        }
+        if let Some(spin) = overrides.spin {
+            self.spin = spin;
         }
         if let Some(driver) = overrides.driver {
             self.driver = driver;

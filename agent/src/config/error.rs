@@ -177,14 +177,6 @@ pub(crate) enum Problem {
         other: String,
         other_line: usize,
     },
-    #[error(
-        "{prefix} would be a default route through the tunnel, which needs policy routing by \
-         firewall mark; ringspan does not set that up yet: {way_out}"
-    )]
-    DefaultRoute {
-        prefix: IpNet,
-        way_out: &'static str,
-    },
 }
 
 /// A value as an error may repeat it: at most 80 characters, quoted, control characters escaped,

@@ -32,6 +32,10 @@ pub(crate) use value::EndpointName;
 /// WireGuard over IPv6 takes.
 pub(crate) const DEFAULT_MTU: u16 = 1420;
 
+/// The longest polling before sleep that can be asked for, in microseconds.
+pub(crate) const MAX_SPIN_MICROS: u16 = 10_000;
+const _: () = assert!(MAX_SPIN_MICROS as u128 == ringspan::runtime::spin::MAX_SPIN.as_micros());
+
 /// Everything that `ringspan up` has to know. Only [`load`] makes one, so it has passed every
 /// check that needs no network.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) outer: OuterChoice,
     /// Worker threads; `None`: the data plane decides.
     pub(crate) workers: Option<NonZeroUsize>,
+    /// For how long at most workers poll before they sleep, in microseconds.
+    pub(crate) spin: u16,
     pub(crate) log: LogLevel,
     pub(crate) peers: Vec<PeerConfig>,
 }
@@ -94,8 +100,10 @@ pub(crate) struct OuterChoice {
 /// Who sends where AF_XDP receives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum OuterSend {
-    /// AF_XDP too.
+    /// AF_XDP where it has zero copy, else the UDP socket.
     #[default]
+    Auto,
+    /// AF_XDP too.
     Xdp,
     /// The UDP socket, which sends runs of datagrams as one (GSO).
     Udp,
@@ -183,6 +191,7 @@ pub(crate) struct Overrides {
     pub(crate) name: Option<String>,
     pub(crate) driver: Option<OuterDriver>,
     pub(crate) interface: Option<String>,
+    pub(crate) spin: Option<u16>,
 }
 
 /// A configuration, and what its author should know about it.

@@ -45,6 +45,7 @@ pub(super) fn toml(config: &Config) -> String {
         line(format!("interface = {}", quoted(interface)));
     }
     line(match config.outer.send {
+        OuterSend::Auto => "send = \"auto\"".into(),
         OuterSend::Xdp => "send = \"xdp\"".into(),
         OuterSend::Udp => "send = \"udp\"".into(),
     });
@@ -58,6 +59,7 @@ pub(super) fn toml(config: &Config) -> String {
         "workers = {}",
         config.workers.map_or(0, usize::from)
     ));
+    line(format!("spin = {}", config.spin));
     line(format!("log = \"{}\"", config.log.as_str()));
     for peer in &config.peers {
         line("[[peer]]".into());
@@ -78,8 +80,8 @@ pub(super) fn toml(config: &Config) -> String {
     out
 }
 
-/// The configuration in the format of `wg-quick`, as far as that goes: no drivers, workers, log
-/// level or name.
+/// The configuration in the format of `wg-quick`, as far as that goes: no drivers, workers, polling,
+/// log level or name.
 pub(super) fn conf(config: &Config, line_end: &str) -> String {
     let mut out = String::new();
     let mut line = |text: String| write!(out, "{text}{line_end}").unwrap();

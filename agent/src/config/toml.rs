@@ -64,6 +64,7 @@ const OUTER: &Known = &[
 
 const RUNTIME: &Known = &[
     ("workers", Kind::Integer, Setting::Workers),
+    ("spin", Kind::Integer, Setting::Spin),
     ("log", Kind::Text, Setting::Log),
 ];
 

@@ -10,7 +10,7 @@ use ringspan::crypto::PublicKey;
 
 use super::error::{Problem, Shown};
 use super::suggest::DidYouMean;
-use super::{LogLevel, OuterDriver, OuterSend, Routes, XdpMode};
+use super::{LogLevel, MAX_SPIN_MICROS, OuterDriver, OuterSend, Routes, XdpMode};
 
 /// Where a peer may be reached, before names are looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -185,6 +185,17 @@ pub(super) fn workers(text: &str) -> Result<Option<NonZeroUsize>, Problem> {
     .map(|workers| NonZeroUsize::new(workers as usize))
 }
 
+/// Microseconds of polling before sleep.
+pub(super) fn spin(text: &str) -> Result<u16, Problem> {
+    number(
+        text,
+        0,
+        MAX_SPIN_MICROS.into(),
+        "0 to 10000 microseconds of polling before sleep; 0 is none",
+    )
+    .map(|micros| micros as u16)
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(text: &str) -> Result<bool, Problem> {
     choice(text, "true or false", &[("true", true), ("false", false)])
@@ -205,8 +216,12 @@ pub(super) fn driver(text: &str) -> Result<OuterDriver, Problem> {
 
 /// Who sends.
 pub(super) fn outer_send(text: &str) -> Result<OuterSend, Problem> {
-    let known = [("xdp", OuterSend::Xdp), ("udp", OuterSend::Udp)];
-    choice(text, "xdp and udp", &known)
+    let known = [
+        ("auto", OuterSend::Auto),
+        ("xdp", OuterSend::Xdp),
+        ("udp", OuterSend::Udp),
+    ];
+    choice(text, "auto, xdp and udp", &known)
 }
 
 /// How AF_XDP is tried.

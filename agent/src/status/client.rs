@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::protocol::{self, Answer, Content, LONGEST_ANSWER, Request, VERSION};
+use super::protocol::{self, Answer, Content, LONGEST_ANSWER, Request};
 use super::report::TunnelStatus;
 use super::table;
 use crate::cli::{Output, Status};
@@ -32,6 +32,11 @@ pub(crate) enum ClientError {
     Io { path: PathBuf, source: io::Error },
     #[error("tunnel {name} refused: {reason}")]
     Refused { name: String, reason: String },
+    #[error(
+        "no member of a KubeSpan mesh is running (none answers in {}): start one with `ringspan join`",
+        run_dir.display()
+    )]
+    NoMember { run_dir: PathBuf },
     #[error("standard output: {0}")]
     Output(#[from] io::Error),
 }
@@ -71,7 +76,7 @@ fn all(run_dir: &Path) -> Result<Vec<TunnelStatus>, ClientError> {
         .collect()
 }
 
-fn names(run_dir: &Path) -> Result<Vec<String>, ClientError> {
+pub(super) fn names(run_dir: &Path) -> Result<Vec<String>, ClientError> {
     let entries = match fs::read_dir(run_dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -88,6 +93,28 @@ fn names(run_dir: &Path) -> Result<Vec<String>, ClientError> {
 }
 
 fn ask(run_dir: &Path, name: &str) -> Result<TunnelStatus, ClientError> {
+    match request(run_dir, name, &Request::status())? {
+        Content::Status(status) => Ok(*status),
+        content => Err(unexpected(name, content)),
+    }
+}
+
+/// The error that `content` is, or that it is no answer to what was asked.
+pub(super) fn unexpected(name: &str, content: Content) -> ClientError {
+    let reason = match content {
+        Content::Error(reason) => reason,
+        _ => "it answers something else: use the ringspan that runs the tunnel".to_owned(),
+    };
+    let name = name.to_owned();
+    ClientError::Refused { name, reason }
+}
+
+/// One question and its answer.
+pub(super) fn request(
+    run_dir: &Path,
+    name: &str,
+    request: &Request,
+) -> Result<Content, ClientError> {
     let path = run_dir.join(format!("{name}.sock"));
     let stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
@@ -112,20 +139,11 @@ fn ask(run_dir: &Path, name: &str) -> Result<TunnelStatus, ClientError> {
     let answer = || -> io::Result<Answer> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let request = Request {
-            version: VERSION,
-            request: "status".into(),
-        };
-        protocol::send(&stream, &request)?;
+        protocol::send(&stream, request)?;
         protocol::receive(&stream, LONGEST_ANSWER)
     };
-    match answer().map_err(|source| failed(&path, source))?.content {
-        Content::Status(status) => Ok(*status),
-        Content::Error(reason) => Err(ClientError::Refused {
-            name: name.to_owned(),
-            reason,
-        }),
-    }
+    let answer = answer().map_err(|source| failed(&path, source))?;
+    Ok(answer.content)
 }
 
 fn failed(path: &Path, source: io::Error) -> ClientError {

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::report::TunnelStatus;
+use ringspan::control::kubespan::resource::{Kind, Resource};
 
 /// The version both ends speak.
 pub(super) const VERSION: u32 = 1;
@@ -21,6 +22,39 @@ pub(super) const LONGEST_ANSWER: u64 = 64 << 20;
 pub(super) struct Request {
     pub(super) version: u32,
     pub(super) request: String,
+    /// Of `get`: what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) resource: Option<Kind>,
+    /// Of `get`: with the private key.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(super) with_key: bool,
+}
+
+impl Request {
+    pub(super) fn status() -> Self {
+        Self {
+            version: VERSION,
+            request: "status".into(),
+            resource: None,
+            with_key: false,
+        }
+    }
+
+    pub(super) fn get(resource: Kind, with_key: bool) -> Self {
+        Self {
+            version: VERSION,
+            request: "get".into(),
+            resource: Some(resource),
+            with_key,
+        }
+    }
+}
+
+/// Resources of one node.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Resources {
+    pub(crate) node: String,
+    pub(crate) items: Vec<Resource>,
 }
 
 /// What the server answers.
@@ -35,6 +69,7 @@ pub(super) struct Answer {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Content {
     Status(Box<TunnelStatus>),
+    Resources(Resources),
     Error(String),
 }
 

@@ -13,7 +13,9 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::umask;
 
-use super::protocol::{self, Answer, Content, LONGEST_REQUEST, Request, VERSION};
+use ringspan::control::kubespan::resource::Kind;
+
+use super::protocol::{self, Answer, Content, LONGEST_REQUEST, Request, Resources, VERSION};
 use super::report::TunnelStatus;
 
 /// How long a client may take over its line.
@@ -35,6 +37,25 @@ pub(crate) enum ServerError {
     Occupied { path: PathBuf },
     #[error("{}: {source}; a directory of your own can be given with --run-dir", path.display())]
     Io { path: PathBuf, source: io::Error },
+}
+
+/// Who answers for a tunnel.
+pub(crate) trait Answers: Send + 'static {
+    /// How it is.
+    fn status(&self) -> TunnelStatus;
+
+    /// Its resources, if it is a member of a KubeSpan mesh; else why there are none.
+    fn resources(&self, kind: Kind, with_key: bool) -> Result<Resources, String>;
+}
+
+impl<F: Fn() -> TunnelStatus + Send + 'static> Answers for F {
+    fn status(&self) -> TunnelStatus {
+        self()
+    }
+
+    fn resources(&self, _: Kind, _: bool) -> Result<Resources, String> {
+        Err("it is no member of a KubeSpan mesh (`ringspan join` makes one): `ringspan status` shows its peers".to_owned())
+    }
 }
 
 /// The socket of a tunnel that is still starting: it keeps the name, and answers later. Dropping
@@ -74,16 +95,13 @@ impl StatusSocket {
         })
     }
 
-    /// Answers with what `status` returns, from a thread of its own.
-    pub(crate) fn serve(
-        self,
-        status: impl Fn() -> TunnelStatus + Send + 'static,
-    ) -> io::Result<StatusServer> {
+    /// Answers with what `answers` says, from a thread of its own.
+    pub(crate) fn serve(self, answers: impl Answers) -> io::Result<StatusServer> {
         let (stop, stopped) = UnixStream::pair()?;
         let Self { listener, file } = self;
         let thread = thread::Builder::new()
             .name("status".into())
-            .spawn(move || serve(&listener, &stopped, &status))?;
+            .spawn(move || serve(&listener, &stopped, &answers))?;
         Ok(StatusServer {
             stop: Some(stop),
             thread: Some(thread),
@@ -153,7 +171,7 @@ fn remove_stale(path: &Path, name: &str) -> Result<(), ServerError> {
     }
 }
 
-fn serve(listener: &UnixListener, stopped: &UnixStream, status: &dyn Fn() -> TunnelStatus) {
+fn serve(listener: &UnixListener, stopped: &UnixStream, answers: &dyn Answers) {
     loop {
         let mut waiting = [
             PollFd::new(listener, PollFlags::IN),
@@ -172,7 +190,7 @@ fn serve(listener: &UnixListener, stopped: &UnixStream, status: &dyn Fn() -> Tun
         }
         match listener.accept() {
             Ok((client, _)) => {
-                if let Err(error) = answer(&client, status) {
+                if let Err(error) = answer(&client, answers) {
                     tracing::debug!("a status client left: {error}");
                 }
             }
@@ -186,7 +204,7 @@ fn serve(listener: &UnixListener, stopped: &UnixStream, status: &dyn Fn() -> Tun
     }
 }
 
-fn answer(client: &UnixStream, status: &dyn Fn() -> TunnelStatus) -> io::Result<()> {
+fn answer(client: &UnixStream, answers: &dyn Answers) -> io::Result<()> {
     client.set_nonblocking(false)?;
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
@@ -195,8 +213,14 @@ fn answer(client: &UnixStream, status: &dyn Fn() -> TunnelStatus) -> io::Result<
             "version {} is not spoken here, {VERSION} is: use the ringspan that runs the tunnel",
             ask.version
         )),
-        Ok(ask) if ask.request == "status" => Content::Status(Box::new(status())),
-        Ok(_) => Content::Error("unknown request: there is \"status\"".into()),
+        Ok(ask) => match (ask.request.as_str(), ask.resource) {
+            ("status", _) => Content::Status(Box::new(answers.status())),
+            ("get", Some(kind)) => match answers.resources(kind, ask.with_key) {
+                Ok(resources) => Content::Resources(resources),
+                Err(reason) => Content::Error(reason),
+            },
+            _ => Content::Error("unknown request: there are \"status\" and \"get\"".into()),
+        },
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
         Err(error) => Content::Error(format!("no request could be read: {error}")),
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ringspan::control::uapi::{UapiServer, UapiSocket};
 use ringspan::crypto::PublicKey;
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::UpError;
 use crate::config::{Config, OuterChoice, OuterDriver, OuterSend, PeerConfig, XdpMode};
-use crate::net::{LinkWatch, Setup, interface_index};
+use crate::net::{self, LinkWatch, Setup, interface_index};
 use crate::resolve::{Known, Resolver, specs};
 use crate::signals::EndSignals;
 use crate::status::StatusSocket;
@@ -25,12 +25,14 @@ use crate::status::report::{self, TunnelStatus};
 ///
 /// `card` is the network card for XDP, if one is known.
 pub(crate) fn run(
-    config: Config,
+    mut config: Config,
     card: Option<String>,
     socket: StatusSocket,
     mut signals: EndSignals,
 ) -> Result<(), UpError> {
     let started = Instant::now();
+    config.fwmark =
+        net::mark(&config).map_err(io_error("choosing a mark for the default route"))?;
     let plane = Arc::new(start(&config, card)?);
     apply(&plane, &config.peers, &Known::new())?;
     let resolver = Resolver::start(&config.peers).map_err(io_error("starting the resolver"))?;
@@ -81,7 +83,7 @@ pub(crate) fn run(
 
 /// The socket that `wg` speaks to. The tunnel does without where it cannot be had: its file says
 /// everything, and a user who may not write to `/var/run` has no other choice.
-fn open_uapi(name: &str, plane: &Arc<Dataplane>) -> Option<UapiServer> {
+pub(crate) fn open_uapi(name: &str, plane: &Arc<Dataplane>) -> Option<UapiServer> {
     let socket = UapiSocket::bind(name)
         .map_err(|error| tracing::warn!("wg cannot reach this tunnel: {error}"))
         .ok()?;
@@ -107,7 +109,8 @@ pub(crate) fn outer(choice: &OuterChoice, card: Option<String>) -> Outer {
         XdpMode::Generic => outer.generic_only(),
     };
     match choice.send {
-        OuterSend::Xdp => outer,
+        OuterSend::Auto => outer.send(XdpSend::Auto),
+        OuterSend::Xdp => outer.send(XdpSend::Both),
         OuterSend::Udp => outer.send(XdpSend::ReceiveOnly),
     }
 }
@@ -116,7 +119,8 @@ fn start(config: &Config, card: Option<String>) -> Result<Dataplane, UpError> {
     let mut builder = Dataplane::builder(config.private_key.clone())
         .listen_port(config.listen_port)
         .outer(outer(&config.outer, card))
-        .inner(Inner::tun(config.name.as_str()).mtu(config.mtu));
+        .inner(Inner::tun(config.name.as_str()).mtu(config.mtu))
+        .spin(Duration::from_micros(config.spin.into()));
     if config.fwmark != 0 {
         builder = builder.fwmark(config.fwmark);
     }

@@ -3,6 +3,7 @@
 //! because Cargo tells only the tests of its own package where a binary is.)
 
 mod bed;
+mod default_route;
 
 use std::fs;
 use std::net::IpAddr;
@@ -20,6 +21,14 @@ use serde_json::Value;
 use bed::{Bed, KEYS, PATIENCE, PRESHARED};
 
 const UDP: &[Need] = &[Need::Namespaces, Need::Tun];
+const UDP_NFT: &[Need] = &[Need::Namespaces, Need::Tun, Need::Program("nft")];
+const XDP_NFT: &[Need] = &[
+    Need::Namespaces,
+    Need::Tun,
+    Need::Bpf,
+    Need::AfXdp,
+    Need::Program("nft"),
+];
 const XDP: &[Need] = &[Need::Namespaces, Need::Tun, Need::Bpf, Need::AfXdp];
 
 fn main() -> ExitCode {
@@ -55,6 +64,17 @@ fn main() -> ExitCode {
             a_strangers_route_is_left_alone,
         )
         .test("table_off_sets_no_routes", UDP, table_off_sets_no_routes)
+        .test("a_default_route_over_udp", UDP_NFT, || {
+            default_route::through_the_tunnel("udp")
+        })
+        .test("a_default_route_over_xdp", XDP_NFT, || {
+            default_route::through_the_tunnel("xdp")
+        })
+        .test(
+            "default_routes_of_a_killed_tunnel_are_succeeded",
+            UDP_NFT,
+            default_route::killed,
+        )
         .main()
 }
 

@@ -214,7 +214,11 @@ fn the_background_process_ends_with_its_interface() -> TestResult {
 fn a_wrong_environment_is_named() -> TestResult {
     let bed = Bed::new()?;
     let name = unique_name("rsw");
-    for (variable, value) in [("RINGSPAN_OUTER", "dpdk"), ("RINGSPAN_MTU", "9")] {
+    for (variable, value) in [
+        ("RINGSPAN_OUTER", "dpdk"),
+        ("RINGSPAN_MTU", "9"),
+        ("RINGSPAN_SPIN", "10001"),
+    ] {
         let refused = bed.background(0, &name, &[(variable, value)])?;
         assert_eq!(refused.status.code(), Some(3));
         let said = text(&refused.stderr);

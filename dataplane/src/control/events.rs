@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::plan::Applied;
 use super::spec::RejectReason;
 use super::status::PeerState;
 use crate::crypto::PublicKey;
@@ -22,6 +23,16 @@ use crate::runtime::wake::Waker;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PeerEvent {
+    /// A source, or the API, has changed the set of peers or their specs: prefixes may have changed
+    /// hands.
+    Applied {
+        /// Peers added.
+        added: usize,
+        /// Peers changed.
+        changed: usize,
+        /// Peers removed.
+        removed: usize,
+    },
     /// It is a peer now.
     Added {
         /// Who.
@@ -60,15 +71,16 @@ pub enum PeerEvent {
 }
 
 impl PeerEvent {
-    /// The peer that it is about.
+    /// The peer that it is about, if it is about one.
     #[must_use]
-    pub fn public_key(&self) -> &PublicKey {
+    pub fn public_key(&self) -> Option<&PublicKey> {
         match self {
+            Self::Applied { .. } => None,
             Self::Added { public_key, .. }
             | Self::Removed { public_key }
             | Self::Rejected { public_key, .. }
             | Self::State { public_key, .. }
-            | Self::Endpoint { public_key, .. } => public_key,
+            | Self::Endpoint { public_key, .. } => Some(public_key),
         }
     }
 }
@@ -172,19 +184,22 @@ impl Publisher {
         }
     }
 
-    /// Takes what was refused when specs were last applied.
-    pub(super) fn refused(&self, rejected: &[(PublicKey, RejectReason)]) {
+    /// Takes what applying a whole set of specs has done.
+    pub(super) fn applied(&self, applied: &Applied) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let new: Vec<PeerEvent> = rejected
-            .iter()
-            .filter(|one| !inner.rejected.contains(one))
-            .map(|(public_key, reason)| PeerEvent::Rejected {
-                public_key: *public_key,
-                reason: reason.clone(),
-            })
-            .collect();
-        rejected.clone_into(&mut inner.rejected);
-        inner.tell(&new);
+        inner.tell_applied(applied);
+        inner.rejected.clone_from(&applied.rejected);
+    }
+
+    /// Takes what single changes have done.
+    pub(super) fn also_applied(&self, applied: &Applied) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.tell_applied(applied);
+        for one in &applied.rejected {
+            if !inner.rejected.contains(one) {
+                inner.rejected.push(one.clone());
+            }
+        }
     }
 }
 
@@ -222,6 +237,33 @@ impl Inner {
         }
         self.seen = now;
         self.tell(&events);
+    }
+
+    /// Refusals that are new, then that something was done.
+    fn tell_applied(&mut self, applied: &Applied) {
+        let Applied {
+            added,
+            changed,
+            removed,
+            ref rejected,
+            ..
+        } = *applied;
+        let mut new: Vec<PeerEvent> = rejected
+            .iter()
+            .filter(|one| !self.rejected.contains(one))
+            .map(|(public_key, reason)| PeerEvent::Rejected {
+                public_key: *public_key,
+                reason: reason.clone(),
+            })
+            .collect();
+        if added + changed + removed > 0 {
+            new.push(PeerEvent::Applied {
+                added,
+                changed,
+                removed,
+            });
+        }
+        self.tell(&new);
     }
 
     fn tell(&mut self, events: &[PeerEvent]) {
@@ -317,12 +359,15 @@ mod tests {
     fn the_same_refusal_is_told_once() {
         let publisher = Publisher::default();
         let heard = publisher.subscribe(16, BTreeMap::new()).unwrap();
-        let refused = [(key(1), RejectReason::OwnKey(key(1)))];
-        publisher.refused(&refused);
-        publisher.refused(&refused);
+        let refused = Applied {
+            rejected: vec![(key(1), RejectReason::OwnKey(key(1)))],
+            ..Applied::default()
+        };
+        publisher.applied(&refused);
+        publisher.applied(&refused);
         assert_eq!(heard.take().len(), 1);
-        publisher.refused(&[]);
-        publisher.refused(&refused);
+        publisher.applied(&Applied::default());
+        publisher.applied(&refused);
         assert_eq!(heard.take().len(), 1, "it was accepted in between");
     }
 

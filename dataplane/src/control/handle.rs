@@ -142,8 +142,8 @@ impl Control {
         let mut registry = self.registry();
         let applied = registry.replace(&*self.node, &own, now, source, specs)?;
         drop(registry);
-        self.events.refused(&applied.rejected);
         self.look();
+        self.events.applied(&applied);
         Ok(applied)
     }
 
@@ -157,13 +157,8 @@ impl Control {
         let mut registry = self.registry();
         let applied = registry.update(&*self.node, &own, now, source, changes)?;
         drop(registry);
-        if !applied.rejected.is_empty() {
-            self.events.refused(&applied.rejected);
-        }
-        // A look is at all peers. Who stays is looked at soon enough.
-        if applied.added + applied.removed > 0 {
-            self.look();
-        }
+        // Changes cost what they are: whoever listens is told at the next look of the node.
+        self.events.also_applied(&applied);
         Ok(applied)
     }
 
@@ -262,10 +257,9 @@ impl Plane for Node {
         })
     }
 
-    fn try_next(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
-        self.control().run(move |handshakes, now, out| {
-            registry::try_next(handshakes, now, out, turns);
-        })
+    fn turn(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
+        self.control()
+            .run(move |handshakes, now, out| registry::turn(handshakes, now, out, turns))
     }
 
     fn are_initiating(&self, peers: Vec<PublicKey>) -> Result<Vec<bool>, Stopped> {

@@ -83,6 +83,10 @@ counters! {
     wrong_source,
     /// Packets that the inner driver did not take.
     inner_dropped,
+    /// Transport data that was handed to another worker, or to itself in turn, to be opened.
+    spread,
+    /// Datagrams that found all parcels for other workers under way.
+    spread_dropped,
     /// Packets to be sent.
     packets,
     /// Packets sealed and given to the outer driver.

@@ -4,6 +4,7 @@
 pub mod counters;
 pub mod handshakes;
 pub mod port;
+pub(crate) mod spread;
 mod staged;
 #[cfg(test)]
 mod testing;

@@ -52,6 +52,32 @@ impl<T: Clone> AllowedIps<T> {
         self.v6.lookup(address.to_bits().into())
     }
 
+    /// [`AllowedIps::lookup`] of each of `addresses`, into the same place of `owners`, which is at
+    /// least as long. In large tables much faster than one after the other: the look-ups wait for
+    /// memory together.
+    #[inline]
+    pub fn lookup_many<'a>(&'a self, addresses: &[IpAddr], owners: &mut [Option<&'a T>]) {
+        let mut found = |number: usize, owner| {
+            if let Some(place) = owners.get_mut(number) {
+                *place = owner;
+            }
+        };
+        let v4 = addresses.iter().enumerate().filter_map(|(n, address)| {
+            let IpAddr::V4(address) = address else {
+                return None;
+            };
+            Some((n, address.to_bits()))
+        });
+        self.v4.lookup_many(v4, &mut found);
+        let v6 = addresses.iter().enumerate().filter_map(|(n, address)| {
+            let IpAddr::V6(address) = address else {
+                return None;
+            };
+            Some((n, address.to_bits().into()))
+        });
+        self.v6.lookup_many(v6, &mut found);
+    }
+
     /// The owner of exactly `prefix`. Host bits are ignored, here and below.
     #[must_use]
     pub fn owner(&self, prefix: &IpNet) -> Option<&T> {
@@ -182,12 +208,14 @@ mod tests {
             .0
             .keys()
             .flat_map(|net| [net.network(), net.broadcast()]);
-        for address in inside.chain(probes.iter().copied()) {
-            assert_eq!(
-                table.lookup(address).copied(),
-                model.lookup(address),
-                "{address}"
-            );
+        let addresses: Vec<_> = inside.chain(probes.iter().copied()).collect();
+        // What was there before is overwritten.
+        let mut owners = vec![Some(&0); addresses.len()];
+        table.lookup_many(&addresses, &mut owners);
+        for (address, owner) in addresses.into_iter().zip(owners) {
+            let expected = model.lookup(address);
+            assert_eq!(table.lookup(address).copied(), expected, "{address}");
+            assert_eq!(owner.copied(), expected, "{address}, beside others");
         }
     }
 

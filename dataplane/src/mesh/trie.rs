@@ -10,6 +10,10 @@
 //! Cloning copies one slot. An update copies the slabs on its path that a clone still shares (at
 //! most 128 slots each) and changes the others in place; readers of older clones see nothing of it.
 
+mod side_by_side;
+#[cfg(test)]
+mod tests;
+
 use core::{mem, slice};
 use std::sync::Arc;
 
@@ -411,53 +415,5 @@ impl<K: Key, T: Clone> Branch<K, T> {
             None => slots.extend_from_slice(&self.slab),
         }
         slots
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mesh::bits::Halves;
-
-    #[test]
-    fn slots_stay_small() {
-        // One slot a prefix: 1 M prefixes are 40 MB and a little.
-        assert_eq!(size_of::<Slot<u32, Arc<()>>>(), 40);
-        assert_eq!(size_of::<Slot<Halves, Arc<()>>>(), 40);
-    }
-
-    /// The slabs of a subtree, by address.
-    fn slabs<K, T>(slot: &Slot<K, T>, all: &mut std::collections::HashSet<*const Slot<K, T>>) {
-        if let Slot::Branch(branch) = slot {
-            all.insert(branch.slab.as_ptr());
-            branch.slab.iter().for_each(|slot| slabs(slot, all));
-        }
-    }
-
-    #[test]
-    fn an_update_copies_its_path_and_nothing_else() {
-        let mut trie = Trie::default();
-        let key = |n: u32| n.wrapping_mul(0x9e37_79b9);
-        for n in 0..100_000 {
-            trie.insert(key(n), 32 - (n % 9) as u8, Arc::new(n));
-        }
-        let published = trie.clone();
-        for n in [7, 77, 777, 7777, 77_777] {
-            let before = trie.clone();
-            let (mut old, mut new) = Default::default();
-            slabs(&before.root, &mut old);
-            trie.remove(key(n), 32 - (n % 9) as u8);
-            trie.insert(key(n), 30, Arc::new(n));
-            slabs(&trie.root, &mut new);
-            let copied = new.difference(&old).count();
-            assert!(
-                (1..=10).contains(&copied),
-                "{copied} of {} slabs",
-                old.len()
-            );
-            assert!(old.len() > 10_000);
-        }
-        assert_eq!(published.lookup(key(7)).map(|n| **n), Some(7));
-        assert_eq!(published.len(), published.iter().count());
     }
 }

@@ -1,5 +1,6 @@
 //! A running node: one control thread, its workers, and the tables between them.
 
+use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
@@ -15,7 +16,8 @@ use super::control_thread::ControlThread;
 use super::mailbox::{Mailbox, mailbox};
 use super::outer_settings::{OuterError, OuterSettings};
 use super::paths::SourceWatch;
-use super::worker::{DriverReport, Ports, WorkerThread};
+use super::team::Team;
+use super::worker::{DriverReport, Ports, WorkerOptions, WorkerThread};
 
 /// What a node is made of, once its drivers are open.
 pub struct Parts {
@@ -27,6 +29,8 @@ pub struct Parts {
     pub workers: Vec<Ports>,
     /// Pin worker *n* to CPU *n*.
     pub pin: bool,
+    /// For how long at most workers poll before they sleep; zero is not at all.
+    pub spin: Duration,
     /// Sends the handshakes.
     pub control_tx: Box<dyn OuterTx>,
     /// What reaches the drivers' settings, and must outlive them: the XDP program, the resolver.
@@ -87,6 +91,7 @@ impl Node {
             mtu,
             workers: ports,
             pin,
+            spin,
             control_tx,
             outer,
         } = parts;
@@ -96,18 +101,22 @@ impl Node {
         let public_key = *handshakes.public_key();
         let (mailbox, mail) = mailbox();
         let (mut workers, mut counters) = (Vec::new(), Vec::new());
+        let team = Team::new(ports.len())?;
         for (number, ports) in ports.into_iter().enumerate() {
             let engine = Worker::new(Arc::clone(&mesh), aead, WorkerConfig { mtu });
             counters.push(engine.counters());
             workers.push(WorkerThread::start(
-                number,
+                (&team, number),
                 engine,
                 ports,
                 mailbox.clone(),
-                pin.then_some(number),
+                WorkerOptions {
+                    cpu: pin.then_some(number),
+                    spin,
+                },
             )?);
         }
-        let wakers = workers.iter().map(WorkerThread::waker).collect();
+        let wakers = team.wakers().to_vec();
         let sources = outer.udp.clone().and_then(|udp| {
             SourceWatch::open(udp)
                 .map_err(|error| {

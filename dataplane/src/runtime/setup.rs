@@ -1,5 +1,6 @@
 //! From wishes to open drivers: probing, falling back, saying why.
 
+use core::time::Duration;
 use std::io;
 
 use tracing::warn;
@@ -14,6 +15,7 @@ use crate::io::xdp::program::LoadError;
 
 use super::node::{Node, NodeError, Parts};
 use super::outer_settings::OuterSettings;
+use super::spin::MAX_SPIN;
 use super::wishes::{CustomOuter, Inner, InnerWish, MIN_MTU, NodeWishes, Outer, OuterWish};
 use super::worker::Ports;
 
@@ -40,6 +42,12 @@ pub enum StartError {
         workers: usize,
         /// The most that make sense with these drivers.
         most: usize,
+    },
+    /// A longer polling before sleep than makes sense.
+    #[error("spinning for {} µs is out of range: it must be 0 to {} µs", spin.as_micros(), MAX_SPIN.as_micros())]
+    Spin {
+        /// The refused value.
+        spin: Duration,
     },
     /// The caller's own drivers do not come in equal numbers.
     #[error(
@@ -103,6 +111,7 @@ pub(crate) fn start(wishes: NodeWishes) -> Result<Ready, StartError> {
         inner,
         workers,
         pin,
+        spin,
     } = wishes;
     let Inner { mtu, wish: inner } = inner.ok_or(StartError::NoInner)?;
     if !(MIN_MTU..=u16::MAX - MAX_OVERHEAD).contains(&mtu) {
@@ -113,6 +122,9 @@ pub(crate) fn start(wishes: NodeWishes) -> Result<Ready, StartError> {
             workers,
             most: MAX_WORKERS,
         });
+    }
+    if spin > MAX_SPIN {
+        return Err(StartError::Spin { spin });
     }
     let request = OuterRequest {
         listen_port,
@@ -138,6 +150,7 @@ pub(crate) fn start(wishes: NodeWishes) -> Result<Ready, StartError> {
         mtu,
         workers: ports,
         pin,
+        spin,
         control_tx: outer.control_tx,
         outer: outer.settings,
     };

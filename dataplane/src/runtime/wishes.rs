@@ -1,6 +1,7 @@
 //! What a caller may ask for: outer and inner drivers, unopened.
 
 use core::fmt;
+use core::time::Duration;
 
 use crate::crypto::PrivateKey;
 use crate::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx};
@@ -22,12 +23,16 @@ pub(crate) struct NodeWishes {
     pub(crate) inner: Option<Inner>,
     pub(crate) workers: Option<usize>,
     pub(crate) pin: bool,
+    pub(crate) spin: Duration,
 }
 
 /// How AF_XDP is used on its interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum XdpSend {
-    /// AF_XDP both ways.
+    /// What the sockets turn out to be decides: AF_XDP where all of them have zero copy, else the
+    /// UDP socket. The default of [`Outer::auto`].
+    Auto,
+    /// AF_XDP both ways. The default of [`Outer::xdp`].
     #[default]
     Both,
     /// AF_XDP receives, the UDP socket sends: often the better pair where there is no zero copy,
@@ -73,7 +78,8 @@ impl fmt::Debug for CustomOuter {
 
 impl Outer {
     /// The best that `interface` can do, by probing: AF_XDP with zero copy, AF_XDP with copying,
-    /// else the UDP socket. What was not taken is in the node's notes, with the reason.
+    /// else the UDP socket; who sends is chosen apart ([`XdpSend::Auto`]). What was not taken is in
+    /// the node's notes, with the reason.
     #[must_use]
     pub fn auto(interface: impl Into<String>) -> Self {
         Self::on(interface, false)
@@ -89,7 +95,11 @@ impl Outer {
         Self(OuterWish::Xdp(XdpWish {
             interface: interface.into(),
             required,
-            send: XdpSend::default(),
+            send: if required {
+                XdpSend::Both
+            } else {
+                XdpSend::Auto
+            },
             copy_only: false,
             generic_only: false,
         }))

@@ -3,28 +3,27 @@
 
 use core::time::Duration;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use rustix::event::{Timespec, epoll};
+use rustix::event::Timespec;
 use tracing::warn;
 
 use super::clock::monotonic;
 use super::mailbox::Mailbox;
+use super::ready::{Ready, WaitSet};
+use super::spin::Spin;
+use super::team::{Place, Team};
 use super::wake::Waker;
 use crate::engine::Worker;
 use crate::engine::port::{DriverInfo, InnerRx, InnerTx, OuterRx, OuterTx};
 use crate::time::Instant;
 use crate::wire::message::DATA_OVERHEAD;
 
-/// Events taken from the kernel at once. More than that are ready again at the next look.
-const MAX_EVENTS: usize = 16;
-
-/// What the epoll instance says of the waker; drivers need no telling apart.
-const WAKER: u64 = 1;
-const DRIVER: u64 = 0;
+/// Packets of one turn from which on the next turn asks every driver without asking the kernel
+/// first which of them have something: then most have.
+const BUSY: usize = 32;
 
 /// Longest sleep while packets are staged: they expire without a packet's coming, and the session
 /// they wait for may be confirmed by a packet that another worker receives.
@@ -40,6 +39,15 @@ const ERROR_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often, while there is work, the inner interface is asked for its MTU.
 const MTU_PERIOD: Duration = Duration::from_millis(250);
+
+/// How a worker runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WorkerOptions {
+    /// The CPU that it is pinned to.
+    pub cpu: Option<usize>,
+    /// For how long at most it polls before it sleeps; zero is not at all.
+    pub spin: Duration,
+}
 
 /// The drivers of one worker.
 pub struct Ports {
@@ -82,28 +90,32 @@ pub struct WorkerThread {
 }
 
 impl WorkerThread {
-    /// Starts worker `number` on `ports`. `cpu` pins it there.
+    /// Starts worker `number` of `team` on `ports`.
     ///
     /// # Errors
     /// Where the thread or its descriptor cannot be made.
-    pub fn start(
-        number: usize,
+    pub(super) fn start(
+        (team, number): (&Team, usize),
         engine: Worker,
         ports: Ports,
         mailbox: Mailbox,
-        cpu: Option<usize>,
+        options: WorkerOptions,
     ) -> io::Result<Self> {
-        let waker = Arc::new(Waker::new()?);
+        let gone = || io::Error::other("no such worker in the team");
+        let waker = team.wakers().get(number).map(Arc::clone).ok_or_else(gone)?;
+        let place = team.place(number, !ports.outer_rx.is_empty());
         let (requests, inbox) = unbounded();
-        let epoll = wait_set(&ports, &waker)?;
+        let wait_set = WaitSet::new(&ports, &waker)?;
         let run = Loop {
             number,
             engine,
             ports,
             mailbox,
+            place,
             waker: Arc::clone(&waker),
             inbox,
-            epoll,
+            wait_set,
+            spin: Spin::new(options.spin),
             unsent_pause: UNSENT_POLL,
             failures: 0,
             mtu: None,
@@ -112,7 +124,7 @@ impl WorkerThread {
         let thread = thread::Builder::new()
             .name(format!("worker {number}"))
             .spawn(move || {
-                if let Some(cpu) = cpu {
+                if let Some(cpu) = options.cpu {
                     pin(cpu);
                 }
                 run.run();
@@ -186,9 +198,12 @@ struct Loop {
     engine: Worker,
     ports: Ports,
     mailbox: Mailbox,
+    /// What it does for other workers, where there are any.
+    place: Option<Place>,
     waker: Arc<Waker>,
     inbox: Receiver<Request>,
-    epoll: OwnedFd,
+    wait_set: WaitSet,
+    spin: Spin,
     unsent_pause: Duration,
     failures: u64,
     /// The inner interface's MTU, and when it was asked for.
@@ -198,6 +213,7 @@ struct Loop {
 
 impl Loop {
     fn run(mut self) {
+        let mut ready = Ready::ALL;
         loop {
             if self.waker.take() {
                 if !self.answer() {
@@ -206,11 +222,15 @@ impl Loop {
                 self.release_staged();
             }
             self.follow_mtu();
-            match self.turn() {
-                Ok(0) => self.sleep(),
-                Ok(_) => {}
-                Err(error) => self.endure(&error),
-            }
+            ready = match self.turn(ready) {
+                Ok(packets) if packets >= BUSY => Ready::ALL,
+                // One system call says which drivers have more, or sleeps until one has.
+                Ok(_) => self.wait(),
+                Err(error) => {
+                    self.endure(&error);
+                    Ready::ALL
+                }
+            };
         }
     }
 
@@ -220,8 +240,8 @@ impl Loop {
             match request {
                 Request::Report(answer) => drop(answer.send(self.report())),
                 Request::Register(answer) => {
-                    let set = wait_set(&self.ports, &self.waker);
-                    let _ = answer.send(set.map(|epoll| self.epoll = epoll));
+                    let set = WaitSet::new(&self.ports, &self.waker);
+                    let _ = answer.send(set.map(|set| self.wait_set = set));
                 }
                 Request::Stop => return false,
             }
@@ -245,30 +265,61 @@ impl Loop {
         }
     }
 
-    /// One batch from every driver; the number of packets. A driver that fails keeps none of the
-    /// others from their turn.
+    /// One batch from every driver that is `ready`; the number of packets. A driver that fails
+    /// keeps none of the others from their turn.
     ///
     /// # Errors
     /// The first driver's error, where no driver had anything.
-    fn turn(&mut self) -> io::Result<usize> {
+    fn turn(&mut self, mut ready: Ready) -> io::Result<usize> {
         let Self {
             engine,
             ports,
             mailbox,
+            place,
             ..
         } = self;
         let now = monotonic();
         let mut turn = Ok(0);
-        for rx in &mut ports.outer_rx {
+        let may_receive = place.as_ref().is_none_or(Place::may_receive);
+        for (number, rx) in ports.outer_rx.iter_mut().enumerate() {
+            if !ready.has_outer(number) || !may_receive {
+                continue;
+            }
             let received = rx.recv_batch(&mut |datagrams| {
-                engine.open(now, datagrams, &mut *ports.inner_tx, mailbox);
+                let taken = place
+                    .as_mut()
+                    .is_some_and(|place| place.hand_off(engine, datagrams, mailbox));
+                if !taken {
+                    engine.open(now, datagrams, &mut *ports.inner_tx, mailbox);
+                }
             });
             turn = merge(turn, received);
+        }
+        if let Some(place) = place {
+            let received = *turn.as_ref().unwrap_or(&0);
+            if may_receive {
+                place.received(received);
+            }
+            if place.deliver(engine, now, &mut *ports.inner_tx) {
+                turn = merge(turn, Ok(1));
+            }
+            // Who receives helps when there is nothing to receive, or no parcel to put it into.
+            if received < BUSY && place.help(engine, now) {
+                // More may wait.
+                turn = merge(turn, Ok(BUSY));
+            }
+        }
+        if matches!(turn, Ok(1..)) {
+            // What was delivered is often answered by the host at once, within the delivery.
+            ready |= Ready::INNER;
         }
         if engine.wants_release() {
             engine.release_staged(now, &mut *ports.outer_tx, mailbox);
         }
-        for rx in &mut ports.inner_rx {
+        for (number, rx) in ports.inner_rx.iter_mut().enumerate() {
+            if !ready.has_inner(number) {
+                continue;
+            }
             let received = rx.recv_batch(&mut |packets| {
                 engine.seal(now, packets, &mut *ports.outer_tx, mailbox);
             });
@@ -288,33 +339,44 @@ impl Loop {
     /// How long nothing need be done, whatever does not come; `None` is for ever.
     fn longest_sleep(&mut self) -> Option<Duration> {
         if self.ports.outer_tx.flush() {
-            let pause = self.unsent_pause;
-            self.unsent_pause = (pause * 2).min(STAGED_POLL);
-            return Some(pause);
+            return Some(self.unsent_pause);
         }
         self.unsent_pause = UNSENT_POLL;
         self.engine.has_staged().then_some(STAGED_POLL)
     }
 
-    /// Waits for a driver or a wake-up.
-    fn sleep(&mut self) {
-        let timeout = self.longest_sleep().map(timespec);
-        let mut events = [epoll::Event {
-            flags: epoll::EventFlags::empty(),
-            data: epoll::EventData::new_u64(DRIVER),
-        }; MAX_EVENTS];
-        // EINTR: as if woken for nothing.
-        let ready = epoll::wait(&self.epoll, &mut events, timeout.as_ref()).unwrap_or(0);
-        if ready == 0 {
+    /// Waits for a driver or a wake-up: polls as long as that pays, then sleeps.
+    fn wait(&mut self) -> Ready {
+        let longest = self.longest_sleep();
+        let began = self.spin.enabled().then(monotonic);
+        if let Some(began) = began {
+            let mut looked = began;
+            while looked.since(began) < self.spin.window() {
+                let ready = self
+                    .wait_set
+                    .wait(Some(&timespec(Duration::ZERO)), &self.waker);
+                if ready != Ready::NONE {
+                    return ready;
+                }
+                // Whoever is to send the next packet may need this CPU for it.
+                thread::yield_now();
+                let now = monotonic();
+                self.spin.looked(now.since(looked));
+                looked = now;
+            }
+        }
+        let ready = self
+            .wait_set
+            .wait(longest.map(timespec).as_ref(), &self.waker);
+        if let Some(began) = began {
+            self.spin.slept(monotonic().since(began));
+        }
+        if ready == Ready::NONE {
+            // Only time that has passed counts, not turns.
+            self.unsent_pause = (self.unsent_pause * 2).min(STAGED_POLL);
             self.release_staged();
         }
-        if events
-            .iter()
-            .take(ready)
-            .any(|event| event.data.u64() == WAKER)
-        {
-            self.waker.drain();
-        }
+        ready
     }
 
     /// A driver failed: says so, the first time and then ever more rarely, and pauses. An
@@ -365,36 +427,6 @@ fn merge(a: io::Result<usize>, b: io::Result<usize>) -> io::Result<usize> {
         (Ok(0), Err(error)) | (Err(error), Ok(0) | Err(_)) => Err(error),
         (Ok(work), Err(_)) | (Err(_), Ok(work)) => Ok(work),
     }
-}
-
-/// Everything a worker waits for. Descriptors are registered once: drivers keep theirs for
-/// life, and only a new listen port puts other sockets behind them ([`Request::Register`]).
-fn wait_set(ports: &Ports, waker: &Waker) -> io::Result<OwnedFd> {
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(
-        &epoll,
-        waker,
-        epoll::EventData::new_u64(WAKER),
-        epoll::EventFlags::IN,
-    )?;
-    let mut outcome = Ok(());
-    let mut add = |fd: BorrowedFd<'_>| {
-        let added = epoll::add(
-            &epoll,
-            fd,
-            epoll::EventData::new_u64(DRIVER),
-            epoll::EventFlags::IN,
-        );
-        outcome = outcome.and(added);
-    };
-    for rx in &ports.outer_rx {
-        rx.poll_fds(&mut add);
-    }
-    for rx in &ports.inner_rx {
-        rx.poll_fds(&mut add);
-    }
-    outcome?;
-    Ok(epoll)
 }
 
 fn timespec(span: Duration) -> Timespec {

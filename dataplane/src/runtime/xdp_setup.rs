@@ -7,7 +7,9 @@ use tracing::info;
 
 use crate::engine::port::OuterTx;
 use crate::io::udp::UdpPort;
-use crate::io::xdp::{Mode, PathTable, Transmit, XdpConfig, XdpDriver, XdpProgram, ZeroCopy};
+use crate::io::xdp::{
+    Mode, PathTable, Transmit, XdpConfig, XdpDriver, XdpProgram, XdpQueue, ZeroCopy,
+};
 use crate::wire::message::DATA_OVERHEAD;
 
 use super::outer_pair::OuterPair;
@@ -27,18 +29,18 @@ pub(super) fn open(
         source,
     })?;
     let mut settings = OuterSettings::default();
-    if wish.send == XdpSend::Both {
+    if wish.send != XdpSend::ReceiveOnly {
         let resolver = PathResolver::start(Arc::clone(&paths), request.fwmark);
         settings.resolver = Some(resolver.map_err(|source| StartError::System {
             step: "start the path resolver",
             source,
         })?);
     }
-    let transmit = (wish.send == XdpSend::Both).then(|| Transmit::new(udp.port(), paths));
+    let transmit = (wish.send != XdpSend::ReceiveOnly).then(|| Transmit::new(udp.port(), paths));
     settings.source_port = transmit
         .as_ref()
         .map(|transmit| Arc::clone(&transmit.source_port));
-    let config = XdpConfig {
+    let mut config = XdpConfig {
         attach: if wish.generic_only {
             Mode::Generic
         } else {
@@ -60,7 +62,21 @@ pub(super) fn open(
     };
     let mut watch = LocalAddressWatch::open().map_err(addresses)?;
     watch.tell(&mut program).map_err(addresses)?;
-    let queues = XdpDriver::open(&wish.interface, &mut program, &config)?;
+    let mut queues = XdpDriver::open(&wish.interface, &mut program, &config)?;
+    let mut notes = Vec::new();
+    if wish.send == XdpSend::Auto && !queues.iter().all(XdpQueue::zero_copy) {
+        // Copied, each frame costs the kernel more than a whole run of datagrams that the UDP
+        // socket sends as one. And a socket without a TX ring is cheaper to wait for.
+        drop(queues);
+        config.transmit = None;
+        settings.resolver = None;
+        settings.source_port = None;
+        queues = XdpDriver::open(&wish.interface, &mut program, &config)?;
+        notes.push(format!(
+            "AF_XDP on {} has no zero copy: it receives, the UDP socket sends",
+            wish.interface
+        ));
+    }
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let workers = request
         .workers
@@ -97,6 +113,6 @@ pub(super) fn open(
         ports,
         control_tx: Box::new(udp.tx()),
         settings,
-        notes: Vec::new(),
+        notes,
     })
 }

@@ -1,5 +1,6 @@
 //! UDP exchanges: datagrams sent, echoed, verified and counted.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -80,6 +81,10 @@ pub struct Exchange {
     pub echoed: u64,
     /// Datagrams that came back changed.
     pub damaged: u64,
+    /// Datagrams that came back after a later one.
+    pub overtaken: u64,
+    /// Datagrams that came back once more.
+    pub repeated: u64,
     /// Time from the first datagram sent to the last one received.
     pub elapsed: Duration,
 }
@@ -108,7 +113,7 @@ pub fn exchange(
     let mut buffer = vec![0; size];
     let mut answer = vec![0; 65536];
     let mut result = Exchange::default();
-    let mut lost = 0;
+    let (mut lost, mut newest, mut seen) = (0, 0, HashSet::new());
     let began = Instant::now();
     while result.echoed + result.damaged + lost < count {
         while result.sent < count && result.sent - result.echoed - result.damaged - lost < window {
@@ -124,6 +129,12 @@ pub fn exchange(
                     .map_or(u64::MAX, |n| u64::from_le_bytes(*n));
                 datagram(number, &mut buffer);
                 if number < result.sent && got == buffer {
+                    if !seen.insert(number) {
+                        result.repeated += 1;
+                        continue;
+                    }
+                    result.overtaken += u64::from(number < newest);
+                    newest = newest.max(number);
                     result.echoed += 1;
                     if !progress(length as u64) {
                         break;
@@ -168,6 +179,28 @@ mod tests {
         })
         .unwrap();
         assert_eq!((result.sent, result.echoed, result.damaged), (500, 500, 0));
+    }
+
+    #[test]
+    fn order_and_repetition_are_told() {
+        let echo = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = echo.local_addr().unwrap();
+        let swapping = thread::spawn(move || {
+            let mut pair = [[0; 64]; 2];
+            let mut from = address;
+            for buffer in &mut pair {
+                from = echo.recv_from(buffer).unwrap().1;
+            }
+            for at in [1, 1, 0] {
+                echo.send_to(&pair[at], from).unwrap();
+            }
+        });
+        let result = exchange(address, 2, 64, 2, Duration::from_secs(5), |_| true).unwrap();
+        swapping.join().unwrap();
+        assert_eq!(
+            (result.echoed, result.overtaken, result.repeated),
+            (2, 1, 1)
+        );
     }
 
     #[test]

@@ -181,6 +181,8 @@ impl Guest {
             sent: next(&mut numbers)?,
             echoed: next(&mut numbers)?,
             damaged: next(&mut numbers)?,
+            overtaken: next(&mut numbers)?,
+            repeated: next(&mut numbers)?,
             elapsed: Duration::ZERO,
         })
     }
@@ -269,8 +271,12 @@ fn measure(verb: &str, words: &mut SplitAsciiWhitespace<'_>) -> io::Result<Strin
             let (window, patience) = (next(words)?, Duration::from_millis(next(words)?));
             let exchange = udp::exchange(echo, count, size, window, patience, |_| true)?;
             Ok(format!(
-                "{} {} {}",
-                exchange.sent, exchange.echoed, exchange.damaged
+                "{} {} {} {} {}",
+                exchange.sent,
+                exchange.echoed,
+                exchange.damaged,
+                exchange.overtaken,
+                exchange.repeated
             ))
         }
         _ => Err(io::Error::new(

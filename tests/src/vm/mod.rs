@@ -3,6 +3,7 @@
 //! `tests/vm/kernel-vm`; its head tells what it needs and what the command sees.
 
 mod guest;
+mod room;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,17 +14,15 @@ use crate::child::Process;
 use crate::netns::{Namespace, NetError};
 
 pub use guest::{Guest, ROLE, TCP_PORT, UDP_PORT};
+pub use room::Room;
+
+/// The Debian suite of the newer kernel that tests run on, beside that of the host's own suite.
+pub const NEWER_KERNEL: &str = "trixie-backports";
 
 /// The script, in the source tree that this crate was built from.
 #[must_use]
 pub fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("vm/kernel-vm")
-}
-
-/// What keeps the default machine from being started here.
-#[must_use]
-pub fn missing() -> Option<String> {
-    Machine::default().missing()
 }
 
 /// The model of a machine's network cards.
@@ -72,6 +71,15 @@ impl Default for Machine {
 }
 
 impl Machine {
+    /// The default machine with the kernel of [`NEWER_KERNEL`].
+    #[must_use]
+    pub fn newer() -> Self {
+        Self {
+            kernel_suite: Some(NEWER_KERNEL),
+            ..Self::default()
+        }
+    }
+
     /// Why this machine cannot be started without downloading anything; `None` when it can.
     #[must_use]
     pub fn missing(&self) -> Option<String> {

@@ -37,8 +37,10 @@ pub(crate) fn through_the_tunnel(driver: Driver) -> TestResult {
     let server = bed
         .other
         .run(|| tcp::Server::start("10.244.2.1".parse().unwrap()))?;
-    bed.host
+    let moved = bed
+        .host
         .run(|| tcp::transfer(server.address(), 4 << 20, 4 << 20, PATIENCE, |_| true))?;
+    assert_eq!(moved.uploaded + moved.downloaded, 8 << 20);
     assert_eq!(bed.clear()?, 0, "packets in clear");
     if driver == Driver::Xdp {
         for member in [&host, &other] {
@@ -127,8 +129,10 @@ pub(crate) fn clamped() -> TestResult {
         let server = bed
             .other
             .run(|| tcp::Server::start(address.parse().unwrap()))?;
-        bed.host
+        let moved = bed
+            .host
             .run(|| tcp::transfer(server.address(), 1 << 16, 0, PATIENCE, |_| true))?;
+        assert_eq!(moved.uploaded, 1 << 16);
         assert!(bed.count(counter)? > 0, "{counter}: a SYN was not clamped");
     }
     other.close()?;

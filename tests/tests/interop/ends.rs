@@ -2,18 +2,17 @@
 
 use std::error::Error;
 use std::num::NonZeroU16;
-use std::process::{ExitCode, Stdio};
+use std::process::Stdio;
 
-use boringtun::device::{DeviceConfig as BoringtunConfig, DeviceHandle};
 use ringspan::control::PeerSpec;
 use ringspan::runtime::worker::DriverReport;
 use ringspan::{Dataplane, Inner, Outer};
-use ringspan_tests::child::Role;
 use ringspan_tests::netns::{Namespace, unique_name};
 use ringspan_tests::peers::{self, Device, DeviceConfig, PeerConfig, PeerStatus, wireguard_go};
 use ringspan_tests::privilege::Need;
 use ringspan_tests::vm::Guest;
 
+use crate::boringtun::BORINGTUN;
 use crate::place::Place;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -183,28 +182,6 @@ impl End for Ours {
         })
     }
 }
-
-/// This binary as a boringtun device; the argument is the interface.
-pub(crate) const BORINGTUN: Role = Role {
-    name: "boringtun",
-    main: |arguments| {
-        let config = BoringtunConfig {
-            n_threads: 2,
-            use_multi_queue: false,
-            ..BoringtunConfig::default()
-        };
-        match DeviceHandle::new(&arguments.join(" "), config) {
-            Ok(mut device) => {
-                device.wait();
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                eprintln!("boringtun: {error}");
-                ExitCode::FAILURE
-            }
-        }
-    },
-};
 
 fn boringtun(namespace: &Namespace, config: &DeviceConfig) -> Result<Device> {
     let name = unique_name("bor");

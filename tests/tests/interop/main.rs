@@ -2,6 +2,8 @@
 //! Linux kernel in a virtual machine; over AF_XDP and over UDP, begun by either side, over IPv4
 //! and IPv6, with and without a preshared key.
 
+#[path = "../common/boringtun.rs"]
+mod boringtun;
 mod ends;
 mod place;
 mod scenario;
@@ -12,7 +14,8 @@ use ringspan_tests::harness::Suite;
 
 use ringspan_tests::vm;
 
-use crate::ends::{BORINGTUN, Kind, Transport};
+use crate::boringtun::BORINGTUN;
+use crate::ends::{Kind, Transport};
 use crate::scenario::Scenario;
 
 fn main() -> ExitCode {

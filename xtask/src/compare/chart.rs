@@ -4,9 +4,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use ringspan_bench::report::figure;
+
 use super::contender::Installed;
 use super::machine::Machine;
-use super::report::{Samples, Series, figure, table};
+use super::report::{Samples, Series, table};
+use super::targets;
 use crate::Result;
 
 const WIDTH: f64 = 760.0;
@@ -34,6 +37,11 @@ pub(crate) fn write_all(
     for failure in samples.failures() {
         let _ = writeln!(page, "- failed: {failure}");
     }
+    let _ = writeln!(
+        page,
+        "\n## Targets\n\nBy the medians of this run.\n\n```text\n{}\n```",
+        targets::table(&samples.rows())
+    );
     for series in samples.series() {
         let name = file_name(series);
         fs::write(directory.join(&name), chart(samples, series, machine))?;
@@ -58,7 +66,7 @@ fn chart(samples: &Samples, series: Series, machine: &Machine) -> String {
         .collect();
     let most = rows
         .iter()
-        .fold(f64::MIN_POSITIVE, |most, row| most.max(row.max));
+        .fold(f64::MIN_POSITIVE, |most, row| most.max(row.spread.max));
     let scale = |value: f64| value / most * LONGEST;
     let height = 40.0 + LINE * rows.len() as f64 + 30.0;
     let mut svg = format!(
@@ -76,7 +84,11 @@ fn chart(samples: &Samples, series: Series, machine: &Machine) -> String {
         } else {
             "#a8a8a8"
         };
-        let (length, least, longest) = (scale(row.median), scale(row.min), scale(row.max));
+        let (length, least, longest) = (
+            scale(row.spread.median),
+            scale(row.spread.min),
+            scale(row.spread.max),
+        );
         let ratio = samples
             .ratio(series, &row.contender)
             .map_or_else(String::new, |ratio| format!(" ({:.2} x)", ratio.median));
@@ -93,7 +105,7 @@ fn chart(samples: &Samples, series: Series, machine: &Machine) -> String {
             LEFT + longest,
             LEFT + longest + 8.0,
             top + 13.0,
-            figure(row.median),
+            figure(row.spread.median),
             series.unit,
         );
     }

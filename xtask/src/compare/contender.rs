@@ -15,13 +15,17 @@ use ringspan_tests::netns::{Namespace, unique_name};
 use ringspan_tests::peers::{Device, DeviceConfig};
 use ringspan_tests::privilege;
 
-use super::bed::CABLE;
+use super::Case;
+use super::bed::{CABLE, Link};
+use super::measure::Measure;
 use crate::{Result, workspace};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Contender {
     /// Ours, datagrams over the kernel's UDP socket
     RingspanUdp,
+    /// The same, looking for packets for a while before it sleeps
+    RingspanUdpSpin,
     /// Ours, datagrams over AF_XDP both ways
     RingspanXdp,
     /// Ours, AF_XDP in and UDP out
@@ -40,6 +44,8 @@ pub(crate) enum Contender {
     Boringtun,
     /// gotatun-cli, built by cargo
     Gotatun,
+    /// A tunnel without a cipher over our drivers: what there is to reach
+    Reference,
 }
 
 /// A contender that is there.
@@ -69,6 +75,7 @@ impl Contender {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::RingspanUdp => "ringspan-udp",
+            Self::RingspanUdpSpin => "ringspan-udp-spin",
             Self::RingspanXdp => "ringspan-xdp",
             Self::RingspanXdpUdp => "ringspan-xdp-udp",
             Self::BeforeUdp => "before-udp",
@@ -78,6 +85,7 @@ impl Contender {
             Self::WireguardGoSid => "wireguard-go-sid",
             Self::Boringtun => "boringtun",
             Self::Gotatun => "gotatun",
+            Self::Reference => "reference",
         }
     }
 
@@ -89,14 +97,27 @@ impl Contender {
         self.is_before()
             || matches!(
                 self,
-                Self::RingspanUdp | Self::RingspanXdp | Self::RingspanXdpUdp
+                Self::RingspanUdp
+                    | Self::RingspanUdpSpin
+                    | Self::RingspanXdp
+                    | Self::RingspanXdpUdp
             )
     }
 
     /// Finds or builds it; `before` is the binary of the `before-…` contenders.
     pub(crate) fn install(self, before: Option<&Path>) -> Result<Installed> {
         let (program, version) = match self {
-            Self::RingspanUdp | Self::RingspanXdp | Self::RingspanXdpUdp => (ringspan()?, None),
+            Self::RingspanUdp | Self::RingspanXdp | Self::RingspanXdpUdp => {
+                (workspace::released("ringspan-agent", "ringspan")?, None)
+            }
+            Self::RingspanUdpSpin => {
+                let program = workspace::released("ringspan-agent", "ringspan")?;
+                let help = workspace::output(Command::new(&program).args(["up", "--help"]))?;
+                if !help.contains("--spin") {
+                    return Err("this build has no --spin".into());
+                }
+                (program, None)
+            }
             Self::BeforeUdp | Self::BeforeXdp | Self::BeforeXdpUdp => {
                 let program = before.ok_or("give the binary with --before")?;
                 (fs::canonicalize(program)?, None)
@@ -109,6 +130,7 @@ impl Contender {
             Self::WireguardGoSid => from_suite("sid", "wireguard-go")?,
             Self::Boringtun => (by_cargo("boringtun-cli", "boringtun-cli")?, None),
             Self::Gotatun => (by_cargo("gotatun-cli", "gotatun")?, None),
+            Self::Reference => (workspace::released("ringspan-bench", "reference")?, None),
         };
         let version = match version {
             Some(version) => version,
@@ -131,6 +153,36 @@ impl Installed {
         &self.version
     }
 
+    /// Which of `measures` it takes part in. Spinning is about round trips, and the reference about
+    /// streams between two ends.
+    pub(crate) fn takes(&self, case: Case, measures: &[Measure]) -> impl Iterator<Item = Measure> {
+        let contender = self.contender;
+        measures
+            .iter()
+            .copied()
+            .filter(move |measure| match contender {
+                Contender::RingspanUdpSpin => {
+                    case.link == Link::Default
+                        && case.peers == 1
+                        && matches!(measure, Measure::Rtt | Measure::RttLoad)
+                }
+                Contender::Reference => {
+                    case.peers == 1 && matches!(measure, Measure::Tcp1 | Measure::Tcp4)
+                }
+                _ => true,
+            })
+    }
+
+    /// One that is never started.
+    #[cfg(test)]
+    pub(crate) const fn for_plans(contender: Contender) -> Self {
+        Self {
+            contender,
+            program: PathBuf::new(),
+            version: String::new(),
+        }
+    }
+
     /// Starts it in `space`. Its interface has no address yet.
     pub(crate) fn start(&self, space: &Namespace, config: &DeviceConfig) -> Result<Daemon> {
         let name = unique_name("cmp");
@@ -139,14 +191,27 @@ impl Installed {
         let log_file = logs.join(format!("{}-{}.log", self.name(), space.label()));
         let log = File::create(&log_file)?;
         let errors = log.try_clone()?;
-        if self.contender.is_ours() {
-            let file = write_config(&name, &self.toml(config))?;
-            let process = space.spawn(&self.program, |command| {
-                command.arg("up").arg("--config").arg(&file);
-                command.arg("--run-dir").arg(run_directory());
+        let from_file = self.contender.is_ours();
+        if from_file || self.contender == Contender::Reference {
+            let file = from_file
+                .then(|| write_config(&name, &self.toml(config)))
+                .transpose()?;
+            let mut process = space.spawn(&self.program, |command| {
+                match &file {
+                    Some(file) => {
+                        command.arg("up").arg("--config").arg(file);
+                        command.arg("--run-dir").arg(run_directory());
+                    }
+                    None => without_cipher(command, &name, config),
+                }
+                if self.contender == Contender::RingspanUdpSpin {
+                    command.arg("--spin");
+                }
                 command.stdout(log).stderr(errors);
             })?;
-            let process = process.leaving(file);
+            if let Some(file) = file {
+                process = process.leaving(file);
+            }
             space
                 .wait_for_link(&name, Duration::from_secs(10))
                 .map_err(|error| format!("{error}; its words: {}", log_file.display()))?;
@@ -224,20 +289,13 @@ fn write_config(name: &str, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// This tree's agent, built as it is released.
-fn ringspan() -> Result<PathBuf> {
-    workspace::run(
-        Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--release",
-                "--package",
-                "ringspan-agent",
-            ])
-            .current_dir(workspace::root()),
-    )?;
-    Ok(workspace::target().join("release/ringspan"))
+/// The reference knows one other end, and no keys.
+fn without_cipher(command: &mut Command, name: &str, config: &DeviceConfig) {
+    command.args(["--interface", name]);
+    command.args(["--listen-port", &config.listen_port.to_string()]);
+    if let Some(endpoint) = config.peers.iter().find_map(|peer| peer.endpoint) {
+        command.args(["--peer", &endpoint.to_string()]);
+    }
 }
 
 /// Installs `package` below the build directory, once, as its own project releases it: with link

@@ -38,22 +38,51 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    pub(crate) const fn full() -> Self {
+    pub(crate) const FULL: Self = Self {
+        tcp: Duration::from_millis(2500),
+        trial: Duration::from_millis(400),
+        pings: 1000,
+        halvings: 4,
+    };
+
+    pub(crate) const QUICK: Self = Self {
+        tcp: Duration::from_millis(1000),
+        trial: Duration::from_millis(200),
+        pings: 200,
+        halvings: 3,
+    };
+
+    /// No time at all: what is left then is what no plan can shorten.
+    pub(crate) const NONE: Self = Self {
+        tcp: Duration::ZERO,
+        trial: Duration::ZERO,
+        pings: 0,
+        halvings: 4,
+    };
+
+    /// `factor` times as long, within limits: shorter, and the figures would be noise; longer, and
+    /// more repeats would be the better use.
+    pub(crate) fn scaled(&self, factor: f64) -> Self {
+        let factor = factor.clamp(0.5, 2.5);
         Self {
-            tcp: Duration::from_millis(2500),
-            trial: Duration::from_millis(400),
-            pings: 1000,
-            halvings: 4,
+            tcp: self.tcp.mul_f64(factor),
+            trial: self.trial.mul_f64(factor),
+            // The 99.9th percentile needs a thousand.
+            pings: (self.pings as f64 * factor).max(1000.0) as usize,
+            halvings: self.halvings,
         }
     }
+}
 
-    pub(crate) const fn quick() -> Self {
-        Self {
-            tcp: Duration::from_millis(1000),
-            trial: Duration::from_millis(200),
-            pings: 200,
-            halvings: 3,
-        }
+impl std::fmt::Display for Times {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "TCP {:.1} s, UDP {:.2} s a rate, {} pings",
+            self.tcp.as_secs_f64(),
+            self.trial.as_secs_f64(),
+            self.pings
+        )
     }
 }
 
@@ -65,6 +94,11 @@ pub(crate) struct Value {
     pub(crate) value: f64,
 }
 
+const PING_INTERVAL: Duration = Duration::from_millis(1);
+/// What a trial of a rate takes beside the sending.
+const SETTLE: Duration = Duration::from_millis(150);
+/// Where the search for a rate begins, in datagrams a second.
+const FIRST_RATE: f64 = 16_000.0;
 /// Before a measurement begins, the load has run for so long.
 const WARM_UP: Duration = Duration::from_millis(500);
 /// The rate of the load beside which round trips are measured, in datagrams of 1372 bytes a second.
@@ -84,7 +118,25 @@ impl Measure {
         }
     }
 
-    pub(crate) fn take(self, pair: &Pair, times: &Times) -> Result<Vec<Value>> {
+    /// About how long it takes.
+    pub(crate) fn estimate(self, times: &Times) -> Duration {
+        let pings = (PING_INTERVAL + Duration::from_micros(200)) * times.pings as u32;
+        match self {
+            Self::Rtt => pings,
+            Self::RttLoad => WARM_UP + pings,
+            Self::Tcp1 | Self::Tcp4 => WARM_UP + times.tcp,
+            // Two doublings, one of which fails twice, and halvings, half of which do.
+            Self::Udp1372 | Self::Udp64 => (times.trial + SETTLE) * (3 + times.halvings * 3 / 2),
+        }
+    }
+
+    /// `before` is what this measure gave in the round before, if anything.
+    pub(crate) fn take(
+        self,
+        pair: &Pair,
+        times: &Times,
+        before: Option<f64>,
+    ) -> Result<Vec<Value>> {
         match self {
             Self::Rtt => round_trips(pair, times),
             Self::Tcp1 => tcp(pair, 1, times),
@@ -94,8 +146,8 @@ impl Measure {
                 thread::sleep(WARM_UP);
                 round_trips(pair, times)
             }
-            Self::Udp1372 => loss_free_rate(pair, 1372, times),
-            Self::Udp64 => loss_free_rate(pair, 64, times),
+            Self::Udp1372 => loss_free_rate(pair, 1372, times, before),
+            Self::Udp64 => loss_free_rate(pair, 64, times, before),
         }
     }
 }
@@ -139,7 +191,7 @@ fn daemons_cpu(pair: &Pair) -> Result<Duration> {
 fn round_trips(pair: &Pair, times: &Times) -> Result<Vec<Value>> {
     let options = Options {
         count: times.pings,
-        interval: Duration::from_millis(1),
+        interval: PING_INTERVAL,
         timeout: Duration::from_millis(500),
         ..Options::default()
     };
@@ -168,7 +220,15 @@ fn quantile(pings: &Pings, metric: &'static str, share: f64) -> Option<Value> {
 
 /// Doubles the rate until datagrams are lost, then halves the interval, as RFC 2544, section 26.1
 /// has it. A rate has failed when it did so twice: others may have had the CPU the first time.
-fn loss_free_rate(pair: &Pair, size: usize, times: &Times) -> Result<Vec<Value>> {
+///
+/// Where a round went `before` (its result in kpps), the search begins below what that one found;
+/// it finds higher and lower ones all the same.
+fn loss_free_rate(
+    pair: &Pair,
+    size: usize,
+    times: &Times,
+    before: Option<f64>,
+) -> Result<Vec<Value>> {
     let passes = |rate: f64| -> Result<Option<f64>> {
         for _ in 0..2 {
             let trial = udp_trial(pair, size, rate, times.trial)?;
@@ -178,18 +238,35 @@ fn loss_free_rate(pair: &Pair, size: usize, times: &Times) -> Result<Vec<Value>>
         }
         Ok(None)
     };
+    let first = before
+        .filter(|kpps| *kpps > 0.0)
+        .map_or(FIRST_RATE, |kpps| kpps * 700.0);
+    let value = search(first, times.halvings, passes)? / 1e3;
+    Ok(vec![Value {
+        metric: "loss-free rate",
+        unit: "kpps",
+        value,
+    }])
+}
+
+/// The highest rate that was offered and passed; `passes` gives what was offered in fact.
+fn search(
+    first: f64,
+    halvings: u32,
+    mut passes: impl FnMut(f64) -> Result<Option<f64>>,
+) -> Result<f64> {
     let mut best: f64 = 0.0;
-    let (mut low, mut high) = (0.0, 8_000.0);
-    // The generator itself ends it: it could not send so many.
+    let (mut low, mut high) = (0.0, first);
     while let Some(offered) = passes(high)? {
         best = best.max(offered);
         low = high;
+        // The generator itself ends it: it could not send so many.
         if offered < 0.8 * high {
-            break;
+            return Ok(best);
         }
         high *= 2.0;
     }
-    for _ in 0..times.halvings {
+    for _ in 0..halvings {
         let middle = f64::midpoint(low, high);
         match passes(middle)? {
             Some(offered) => {
@@ -199,9 +276,34 @@ fn loss_free_rate(pair: &Pair, size: usize, times: &Times) -> Result<Vec<Value>>
             None => high = middle,
         }
     }
-    Ok(vec![Value {
-        metric: "loss-free rate",
-        unit: "kpps",
-        value: best / 1e3,
-    }])
+    Ok(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_finds_the_limit_from_wherever_it_begins() {
+        for limit in [3_000.0, 50_000.0, 310_000.0] {
+            for first in [FIRST_RATE, limit * 0.7, limit * 1.3] {
+                let passes = |rate| Ok((rate <= limit).then_some(rate));
+                let found = search(first, 5, passes).unwrap();
+                assert!(found <= limit, "{first}: {found}");
+                // Five halvings of the interval between a rate that passed, or none, and one
+                // that failed.
+                let interval = f64::max(limit, first);
+                assert!(
+                    found >= limit - interval / 32.0,
+                    "{first}: {found} of {limit}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_search_ends_at_what_the_generator_can_send() {
+        let found = search(FIRST_RATE, 4, |rate: f64| Ok(Some(rate.min(100_000.0)))).unwrap();
+        assert_eq!(found, 100_000.0);
+    }
 }

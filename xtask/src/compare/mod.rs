@@ -11,18 +11,22 @@ mod contender;
 mod load;
 mod machine;
 mod measure;
+mod plan;
 mod report;
 mod resources;
+mod targets;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use clap::ValueEnum as _;
 use indicatif::{ProgressBar, ProgressStyle};
+use ringspan_bench::report::write_json;
 use ringspan_tests::privilege::{self, Need};
 
 use self::bed::{Link, Pair};
-use self::contender::{Contender, Installed};
-use self::measure::{Measure, Times};
+use self::contender::Installed;
+use self::measure::Measure;
+use self::plan::Plan;
 use self::report::Samples;
 use crate::interrupt::Interrupt;
 use crate::{Result, workspace};
@@ -31,17 +35,28 @@ use crate::{Result, workspace};
 #[derive(clap::Args)]
 #[command(after_help = "\
 Names for --only, of three kinds; a kind that is not named is not narrowed:
-  contenders  ringspan-udp ringspan-xdp ringspan-xdp-udp wireguard-go wireguard-go-sid
-              boringtun gotatun
+  contenders  ringspan-udp ringspan-udp-spin ringspan-xdp ringspan-xdp-udp wireguard-go
+              wireguard-go-sid boringtun gotatun reference (a tunnel without a cipher)
   links       default (veth as it is), gro (no segmentation, GRO on), off (no offload at all)
-  measures    rtt tcp1 tcp4 rtt-load udp1372 udp64")]
+  measures    rtt tcp1 tcp4 rtt-load udp1372 udp64
+
+Without names of links or measures, what no target speaks of is left out, and listed: on the links
+gro and off, and with many peers, only some measures are taken. --every takes all of them.")]
 pub(crate) struct Args {
     /// How often each contender takes its turn, 1 to 99
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=99))]
     repeats: u8,
+    /// About how long the whole run may take, 1 to 600: each measurement gets its share, within
+    /// limits below which it would say nothing
+    #[arg(long, default_value_t = 25, conflicts_with = "quick",
+          value_parser = clap::value_parser!(u16).range(1..=600))]
+    minutes: u16,
     /// A look only: short measurements, two repeats, the default link, charts beside the JSON
     #[arg(long)]
     quick: bool,
+    /// Every measure on every link
+    #[arg(long)]
+    every: bool,
     /// Only these contenders, links and measures
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
@@ -52,15 +67,9 @@ pub(crate) struct Args {
     /// Another ringspan binary to run beside this tree's, to compare before and after
     #[arg(long, value_name = "FILE")]
     before: Option<PathBuf>,
-}
-
-/// What is run: every combination.
-struct Plan {
-    contenders: Vec<Installed>,
-    cases: Vec<Case>,
-    measures: Vec<Measure>,
-    repeats: u32,
-    times: Times,
+    /// Measure nothing: judge what these files have (compare.json, engine.json) by the targets
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    report: Vec<PathBuf>,
 }
 
 /// What is the same for all contenders of a table.
@@ -71,18 +80,24 @@ pub(crate) struct Case {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if !args.report.is_empty() {
+        return targets::report(&args.report);
+    }
     let needs = [Need::Namespaces, Need::Tun, Need::Bpf, Need::AfXdp];
     if let Some(reason) = privilege::missing(&needs) {
         return Err(format!("the comparison {reason}").into());
     }
-    let plan = plan(args)?;
+    let plan = Plan::new(args)?;
     let machine = machine::Machine::read()?;
     println!("{machine}");
     for contender in &plan.contenders {
         println!("  {:<18} {}", contender.name(), contender.version());
     }
+    plan.print();
     let interrupt = Interrupt::catch()?;
-    let samples = measure_all(&plan, &interrupt)?;
+    let bench = workspace::target().join("bench");
+    let json = bench.join("compare.json");
+    let samples = measure_all(&plan, &interrupt, &json)?;
     for failure in samples.failures() {
         eprintln!("failed: {failure}");
     }
@@ -91,8 +106,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let rows = samples.rows();
     report::print(&samples);
-    let bench = workspace::target().join("bench");
-    report::write_json(&bench.join("compare.json"), &rows)?;
+    println!(
+        "\ntargets, by medians of this run\n{}",
+        targets::table(&rows)
+    );
     // The documentation shows whole runs only.
     let whole = !args.quick && args.only.is_empty() && args.before.is_none() && !interrupt.came();
     let charts = if whole {
@@ -103,7 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     chart::write_all(&charts, &samples, &machine, &plan.contenders)?;
     println!(
         "\nwritten: {}, {}",
-        bench.join("compare.json").display(),
+        json.display(),
         charts.join("README.md").display()
     );
     if interrupt.came() {
@@ -112,102 +129,43 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn plan(args: &Args) -> Result<Plan> {
-    let mut contenders = select(Contender::value_variants(), &args.only);
-    if args.before.is_none() {
-        contenders.retain(|contender| !contender.is_before());
-    }
-    let mut links = select(Link::value_variants(), &args.only);
-    let measures = select(Measure::value_variants(), &args.only);
-    for name in &args.only {
-        let known = Contender::from_str(name, false).is_ok()
-            || Link::from_str(name, false).is_ok()
-            || Measure::from_str(name, false).is_ok();
-        if !known {
-            return Err(format!(
-                "--only {name}: no contender, link or measure of that name; see --help"
-            )
-            .into());
-        }
-    }
-    let mut peers = args.peers.clone();
-    if args.quick {
-        links.truncate(1);
-        peers.truncate(1);
-    }
-    // Many peers are a matter of tables, not of links: on the first link alone.
-    let mut cases: Vec<Case> = Vec::new();
-    for (at, &peers) in peers.iter().enumerate() {
-        let links = if at == 0 { &links[..] } else { &links[..1] };
-        cases.extend(links.iter().map(|&link| Case { link, peers }));
-    }
-    let mut installed = Vec::new();
-    for contender in contenders {
-        match contender.install(args.before.as_deref()) {
-            Ok(found) => installed.push(found),
-            Err(error) => eprintln!("absent: {}: {error}", contender.name()),
-        }
-    }
-    if installed.is_empty() {
-        return Err("no contender is there".into());
-    }
-    Ok(Plan {
-        contenders: installed,
-        cases,
-        measures,
-        repeats: if args.quick {
-            2
-        } else {
-            u32::from(args.repeats)
-        },
-        times: if args.quick {
-            Times::quick()
-        } else {
-            Times::full()
-        },
-    })
-}
-
-/// Of `all`, those that `names` has; all of them when it has none of this kind.
-fn select<T: clap::ValueEnum + Clone>(all: &[T], names: &[String]) -> Vec<T> {
-    let named: Vec<T> = names
-        .iter()
-        .filter_map(|name| T::from_str(name, false).ok())
-        .collect();
-    if named.is_empty() {
-        all.to_vec()
-    } else {
-        named
-    }
-}
-
-fn measure_all(plan: &Plan, interrupt: &Interrupt) -> Result<Samples> {
-    let turns = plan.cases.len() * plan.repeats as usize * plan.contenders.len();
-    let bar = ProgressBar::new((turns * plan.measures.len()) as u64);
+/// Each round takes every case, so that a run that ends early has measured all of them.
+fn measure_all(plan: &Plan, interrupt: &Interrupt, json: &Path) -> Result<Samples> {
+    let bar = ProgressBar::new(plan.estimate().as_secs());
     bar.set_style(ProgressStyle::with_template(
-        "[{bar:30}] {pos}/{len} {elapsed}, {eta} left  {msg}",
+        "[{bar:30}] {percent}% {elapsed}, {eta} left  {msg}",
     )?);
+    bar.enable_steady_tick(Duration::from_secs(1));
     let mut samples = Samples::new();
-    for &case in &plan.cases {
-        for round in 0..plan.repeats {
+    let mut done = Duration::ZERO;
+    for round in 0..plan.repeats {
+        for (case, measures) in &plan.cases {
             // Another order each round: nobody always follows the same neighbour.
             let count = plan.contenders.len();
             for at in 0..count {
                 let contender = &plan.contenders[(at + round as usize) % count];
+                let turn = Turn {
+                    case: *case,
+                    round,
+                    contender,
+                };
+                let measures: Vec<_> = contender.takes(*case, measures).collect();
+                if measures.is_empty() {
+                    continue;
+                }
+                if let Err(error) = turn.take(plan, &measures, interrupt, &bar, &mut samples) {
+                    samples.failed(turn, &error);
+                }
                 if interrupt.came() {
                     bar.finish_and_clear();
                     return Ok(samples);
                 }
-                let turn = Turn {
-                    case,
-                    round,
-                    contender,
-                };
-                if let Err(error) = turn.take(plan, interrupt, &bar, &mut samples) {
-                    samples.failed(turn, &error);
-                }
+                done += plan.turn(contender, *case, &measures);
+                bar.set_position(done.as_secs());
             }
         }
+        // Whatever becomes of the rest of the run.
+        write_json(json, &samples.rows())?;
     }
     bar.finish_and_clear();
     Ok(samples)
@@ -232,35 +190,31 @@ impl Turn<'_> {
     fn take(
         &self,
         plan: &Plan,
-        interrupt: &Interrupt,
-        bar: &ProgressBar,
-        samples: &mut Samples,
-    ) -> Result<()> {
-        let end = bar.position() + plan.measures.len() as u64;
-        let outcome = self.measure(plan, interrupt, bar, samples);
-        bar.set_position(end);
-        outcome
-    }
-
-    fn measure(
-        &self,
-        plan: &Plan,
+        measures: &[Measure],
         interrupt: &Interrupt,
         bar: &ProgressBar,
         samples: &mut Samples,
     ) -> Result<()> {
         let name = self.contender.name();
-        bar.set_message(format!("{name} {}: starting", self.case));
+        let round = self.round + 1;
+        bar.set_message(format!("round {round}, {name} {}: starting", self.case));
         let pair = Pair::start(self.contender, self.case)?;
-        for &measure in &plan.measures {
+        for &measure in measures {
             if interrupt.came() {
                 return Ok(());
             }
-            bar.set_message(format!("{name} {}: {}", self.case, measure.name()));
-            for value in measure.take(&pair, &plan.times)? {
-                samples.add(self.case, measure, name, self.round, value);
+            let what = measure.name();
+            bar.set_message(format!("round {round}, {name} {}: {what}", self.case));
+            let before = samples.last(self.case, measure, name);
+            match measure.take(&pair, &plan.times, before) {
+                Ok(values) => {
+                    for value in values {
+                        samples.add(self.case, measure, name, self.round, value);
+                    }
+                }
+                // The others may still work.
+                Err(error) => samples.failed(*self, &format!("{what}: {error}").into()),
             }
-            bar.inc(1);
         }
         Ok(())
     }

@@ -1,14 +1,11 @@
 //! What was measured, in rows, tables and JSON.
 
-use std::fs;
-use std::path::Path;
-
 use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
+use ringspan_bench::report::{Row, Spread, figure};
 
 use super::measure::{Measure, Value};
 use super::{Case, Turn};
-use crate::{Error, Result};
+use crate::Error;
 
 /// Whom ratios are to, the first of these that took part.
 const REFERENCES: [&str; 2] = ["wireguard-go-sid", "wireguard-go"];
@@ -33,19 +30,6 @@ pub(crate) struct Series {
     pub(crate) measure: Measure,
     pub(crate) metric: &'static str,
     pub(crate) unit: &'static str,
-}
-
-/// One line of the result, as it stands in the JSON.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Row {
-    case: String,
-    pub(crate) contender: String,
-    metric: String,
-    unit: &'static str,
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
-    n: usize,
 }
 
 impl Samples {
@@ -89,6 +73,18 @@ impl Samples {
         &self.failures
     }
 
+    /// The first figure that `measure` gave `contender` last, in a round before.
+    pub(crate) fn last(&self, case: Case, measure: Measure, contender: &str) -> Option<f64> {
+        let mut own = self.all.iter().filter(|sample| {
+            sample.contender == contender
+                && sample.series.case == case
+                && sample.series.measure == measure
+        });
+        let round = own.clone().next_back()?.round;
+        own.find(|sample| sample.round == round)
+            .map(|sample| sample.value)
+    }
+
     /// Every series, in the order of measurement.
     pub(crate) fn series(&self) -> Vec<Series> {
         let mut found = Vec::new();
@@ -112,17 +108,13 @@ impl Samples {
         let values = self
             .of(series)
             .filter(|sample| sample.contender == contender);
-        let spread = Spread::of(values.map(|sample| sample.value).collect());
-        Row {
-            case: format!("{} {}", series.measure.name(), series.case),
-            contender: contender.to_owned(),
-            metric: series.metric.to_owned(),
-            unit: series.unit,
-            median: spread.median,
-            min: spread.min,
-            max: spread.max,
-            n: spread.n,
-        }
+        Row::new(
+            format!("{} {}", series.measure.name(), series.case),
+            contender,
+            series.metric,
+            series.unit,
+            values.map(|sample| sample.value).collect(),
+        )
     }
 
     pub(crate) fn rows(&self) -> Vec<Row> {
@@ -160,30 +152,6 @@ impl Samples {
     }
 }
 
-/// Where figures lie.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
-    pub(crate) n: usize,
-}
-
-impl Spread {
-    /// All zero for no figures.
-    fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let n = values.len();
-        let at = |index: usize| values.get(index).copied().unwrap_or_default();
-        Self {
-            median: f64::midpoint(at(n.saturating_sub(1) / 2), at(n / 2)),
-            min: at(0),
-            max: at(n.saturating_sub(1)),
-            n,
-        }
-    }
-}
-
 pub(crate) fn print(samples: &Samples) {
     for series in samples.series() {
         println!(
@@ -214,10 +182,10 @@ pub(crate) fn table(samples: &Samples, series: Series) -> Table {
         let ratio = samples.ratio(series, contender);
         table.add_row([
             contender.to_owned(),
-            figure(row.median),
-            figure(row.min),
-            figure(row.max),
-            row.n.to_string(),
+            figure(row.spread.median),
+            figure(row.spread.min),
+            figure(row.spread.max),
+            row.spread.n.to_string(),
             ratio.map_or_else(|| "-".into(), |ratio| format!("{:.2}", ratio.median)),
             ratio.map_or_else(String::new, |ratio| {
                 format!("{:.2}-{:.2}", ratio.min, ratio.max)
@@ -232,35 +200,10 @@ pub(crate) fn table(samples: &Samples, series: Series) -> Table {
     table
 }
 
-/// Three significant digits or all before the point.
-pub(crate) fn figure(value: f64) -> String {
-    match value.abs() {
-        100.0.. => format!("{value:.0}"),
-        10.0.. => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
-pub(crate) fn write_json(path: &Path, rows: &[Row]) -> Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    fs::write(path, serde_json::to_string_pretty(rows)? + "\n")?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::bed::Link;
     use super::*;
-
-    #[test]
-    fn a_spread_has_the_median_in_the_middle() {
-        let spread = Spread::of(vec![9.0, 1.0, 5.0]);
-        assert_eq!((spread.median, spread.min, spread.max), (5.0, 1.0, 9.0));
-        assert_eq!(Spread::of(vec![1.0, 3.0]).median, 2.0);
-        assert_eq!(Spread::of(Vec::new()).n, 0);
-    }
 
     #[test]
     fn ratios_are_taken_within_a_round() {

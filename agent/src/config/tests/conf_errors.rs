@@ -169,10 +169,6 @@ fn bad_lines_say_line_key_value_and_way_out() {
             &[":5: PersistentKeepalive: \"-1\""],
         ),
         (
-            peer("AllowedIPs = 0.0.0.0/0"),
-            &[":5: AllowedIPs: 0.0.0.0/0", "Table = off"],
-        ),
-        (
             format!("MTU = 1\n{}", interface("")),
             &[":1: MTU: no [Interface] or [Peer] line"],
         ),

@@ -49,6 +49,7 @@ fn plausible_line() -> impl Strategy<Value = String> {
         "driver",
         "interface",
         "workers",
+        "spin",
         "log",
         "label",
         "public_key",
@@ -125,7 +126,7 @@ fn config() -> impl Strategy<Value = Config> {
     ];
     let driver = prop::sample::select(vec![OuterDriver::Auto, OuterDriver::Xdp, OuterDriver::Udp]);
     let interface = proptest::option::of("[a-z][a-z0-9.]{0,14}");
-    let send = prop::sample::select(vec![OuterSend::Xdp, OuterSend::Udp]);
+    let send = prop::sample::select(vec![OuterSend::Auto, OuterSend::Xdp, OuterSend::Udp]);
     let mode = prop::sample::select(vec![XdpMode::Auto, XdpMode::Copy, XdpMode::Generic]);
     let outer =
         (driver, interface, send, mode).prop_map(|(driver, interface, send, mode)| OuterChoice {
@@ -143,12 +144,12 @@ fn config() -> impl Strategy<Value = Config> {
             1280..=65455u16,
             any::<u32>(),
         ),
-        (routes, outer, 0usize..=256, log),
+        (routes, outer, 0usize..=256, 0..=10_000u16, log),
         btree_map(any::<[u8; 32]>(), peer(), 0..5),
     )
         .prop_map(|(one, two, peers)| {
             let (private_key, listen_port, addresses, mtu, fwmark) = one;
-            let (routes, outer, workers, log) = two;
+            let (routes, outer, workers, spin, log) = two;
             let mut taken = std::collections::BTreeSet::new();
             let peers = peers
                 .into_iter()
@@ -171,6 +172,7 @@ fn config() -> impl Strategy<Value = Config> {
                 routes,
                 outer,
                 workers: NonZeroUsize::new(workers),
+                spin,
                 log,
                 peers,
             }
@@ -209,6 +211,7 @@ proptest! {
         let mut config = config;
         config.outer = OuterChoice::default();
         config.workers = None;
+        config.spin = 0;
         config.log = LogLevel::default();
         for peer in &mut config.peers {
             peer.endpoints.truncate(1);

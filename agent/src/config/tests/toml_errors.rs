@@ -34,6 +34,7 @@ fn the_defaults() {
     assert_eq!(config.outer.driver, OuterDriver::Auto);
     assert_eq!(config.outer.interface, None);
     assert_eq!(config.workers, None);
+    assert_eq!(config.spin, 0);
     assert_eq!(config.log, LogLevel::Info);
     assert!(config.peers.is_empty());
 }
@@ -57,6 +58,7 @@ fn values_of_every_kind() {
         mode = "generic"
         [runtime]
         workers = 4
+        spin = 50
         log = "debug"
         [[peer]]
         public_key = "{PEER_A}"
@@ -81,6 +83,7 @@ fn values_of_every_kind() {
     assert_eq!(config.outer.send, OuterSend::Udp);
     assert_eq!(config.outer.mode, XdpMode::Generic);
     assert_eq!(config.workers.unwrap().get(), 4);
+    assert_eq!(config.spin, 50);
     let a = &config.peers[0];
     let endpoints: Vec<_> = a.endpoints.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -172,7 +175,7 @@ fn bad_values_say_line_key_value_and_way_out() {
         ),
         (
             "[outer]\nsend = \"gso\"",
-            &[":6: outer.send: ", "\"gso\"", "xdp and udp"],
+            &[":6: outer.send: ", "\"gso\"", "auto, xdp and udp"],
         ),
         (
             "[outer]\nmode = \"zero-copy\"",
@@ -185,6 +188,10 @@ fn bad_values_say_line_key_value_and_way_out() {
         (
             "[runtime]\nworkers = 257",
             &[":6: runtime.workers: ", "\"257\"", "256"],
+        ),
+        (
+            "[runtime]\nspin = 10001",
+            &[":6: runtime.spin: ", "\"10001\"", "10000"],
         ),
         (
             "[peers]\n",
@@ -312,15 +319,16 @@ fn a_peer_cannot_come_twice_or_be_oneself() {
 }
 
 #[test]
-fn default_routes_are_refused_unless_the_table_is_the_operators() {
-    let text = peers("allowed_ips = [\"0.0.0.0/0\"]", "");
-    says(
-        &error("wg0.toml", &text),
-        &[":6: ", "0.0.0.0/0", "table = \"off\""],
+fn default_routes_are_taken_and_catch_no_endpoint() {
+    let text = peers(
+        "allowed_ips = [\"0.0.0.0/0\"]\nendpoints = [\"192.0.2.1:51820\"]",
+        "",
     );
-    for table in ["\"off\"", "51820"] {
+    for table in ["\"auto\"", "\"off\"", "51820"] {
         let text = text.replace("[interface]\n", &format!("[interface]\ntable = {table}\n"));
-        assert_eq!(config(&text).peers[0].allowed_ips.len(), 1);
+        let loaded = read("wg0.toml", &text).unwrap();
+        assert_eq!(loaded.config.peers[0].allowed_ips.len(), 1);
+        assert_eq!(loaded.notes.len(), 0, "{table}");
     }
 }
 

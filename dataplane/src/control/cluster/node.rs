@@ -16,7 +16,7 @@ use crate::control::member::Membership;
 use crate::control::registry::{self, API, ConfigChange, Plane, Registry, Rejection, Turn};
 use crate::control::{PeerSpec, PeerState, SpecChange};
 use crate::crypto::{PresharedKey, PublicKey, Random, SeededRandom};
-use crate::engine::handshakes::{Handshakes, Output, PeerConfig};
+use crate::engine::handshakes::{Handshakes, Output, PeerConfig, Sink};
 use crate::engine::port::{Datagram, Ecn, OuterRx};
 use crate::engine::tunnel::{Action, Tunnel};
 use crate::io::DatagramSender;
@@ -75,23 +75,6 @@ impl SimPlane {
 
     fn number(&self, key: &PublicKey) -> usize {
         self.numbers[key]
-    }
-
-    /// Has the handshakes do something, where there are any.
-    fn really(&self, work: impl FnOnce(&mut Handshakes, Now, &mut dyn FnMut(Output<'_>))) {
-        let Some(wire) = &self.wire else { return };
-        let now = self.now.get();
-        wire.with(|tunnel, out| {
-            let mut post = |output: Output<'_>| {
-                if let Output::Send {
-                    to, datagram, tos, ..
-                } = output
-                {
-                    out(Action::Send { to, tos, datagram });
-                }
-            };
-            work(tunnel.handshakes(), now, &mut post);
-        });
     }
 }
 
@@ -155,6 +138,25 @@ impl Wire {
     }
 }
 
+impl SimPlane {
+    /// Has the real handshakes do something, if there are any.
+    fn with_handshakes(&self, work: impl FnOnce(&mut Handshakes, Now, Sink<'_>)) {
+        let Some(wire) = &self.wire else { return };
+        let now = self.now.get();
+        wire.with(|tunnel, out| {
+            let mut post = |output: Output<'_>| {
+                if let Output::Send {
+                    to, datagram, tos, ..
+                } = output
+                {
+                    out(Action::Send { to, tos, datagram });
+                }
+            };
+            work(tunnel.handshakes(), now, &mut post);
+        });
+    }
+}
+
 impl Plane for SimPlane {
     fn mesh(&self) -> &Mesh {
         &self.mesh
@@ -200,13 +202,13 @@ impl Plane for SimPlane {
                 link.renew = true;
             }
         }
-        self.really(|handshakes, now, out| {
+        self.with_handshakes(|handshakes, now, out| {
             registry::conclude(handshakes, now, out, &real_removed, &real_renew);
         });
         Ok(())
     }
 
-    fn try_next(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
+    fn turn(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
         let real = |turn: &Turn| self.is_real(self.number(&turn.key)).is_some();
         let (real_turns, turns): (Vec<_>, Vec<_>) = turns.into_iter().partition(real);
         let mut links = self.links.borrow_mut();
@@ -215,7 +217,9 @@ impl Plane for SimPlane {
                 (link.rivals, link.renew) = (turn.rivals, turn.renew);
             }
         }
-        self.really(|handshakes, now, out| registry::try_next(handshakes, now, out, real_turns));
+        self.with_handshakes(|handshakes, now, out| {
+            registry::turn(handshakes, now, out, real_turns)
+        });
         Ok(())
     }
 

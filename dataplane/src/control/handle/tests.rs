@@ -37,6 +37,7 @@ fn node(network: &Network, byte: u8, clock: fn() -> Instant) -> (Control, Socket
             inner_tx: Box::new(tx),
         }],
         pin: false,
+        spin: core::time::Duration::ZERO,
         outer: OuterSettings::default(),
     };
     let control = Control::new(Arc::new(Node::start(parts).unwrap()), true);

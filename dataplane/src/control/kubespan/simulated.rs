@@ -100,9 +100,14 @@ impl World {
             self.a.handshakes.race(&key, rivals);
             self.a.handshakes.renew(now, &key, &mut post);
         }
+        // An answer takes some time: it comes after the choice that it proves right.
+        let later = Now {
+            monotonic: now.monotonic + Duration::from_millis(10),
+            unix: now.unix + Duration::from_millis(10),
+        };
         for (to, datagram) in sent {
             if to == self.b.address {
-                self.answer(now, &datagram);
+                self.answer(later, &datagram);
             }
         }
         next

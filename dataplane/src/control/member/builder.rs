@@ -221,6 +221,7 @@ impl MemberBuilder {
         };
         let identity = Identity::new(private_key, &cluster, &hardware)?;
         let hostname = self.hostname.unwrap_or_else(machine_name);
+        let node_name = self.node_name.unwrap_or_else(|| hostname.clone());
         let state = MemberState {
             services: self
                 .config
@@ -238,12 +239,13 @@ impl MemberBuilder {
         let handle = MemberHandle {
             identity: Arc::new(identity.clone()),
             node_id: node_id.as_str().into(),
+            node_name: node_name.as_str().into(),
             shared: Arc::new(Mutex::new(state)),
         };
         let settings = Settings {
             identity,
             node_id,
-            node_name: self.node_name.unwrap_or_else(|| hostname.clone()),
+            node_name,
             hostname,
             operating_system: operating_system(),
             advertised_networks: self.advertised_networks,

@@ -12,6 +12,7 @@ use crate::control::kubespan::{Affiliate, Identity, KubeSpanPeerSpec};
 pub struct MemberHandle {
     pub(super) identity: Arc<Identity>,
     pub(super) node_id: Arc<str>,
+    pub(super) node_name: Arc<str>,
     pub(super) shared: Arc<Mutex<MemberState>>,
 }
 
@@ -26,6 +27,12 @@ impl MemberHandle {
     #[must_use]
     pub fn node_id(&self) -> &str {
         &self.node_id
+    }
+
+    /// The name that its peers show.
+    #[must_use]
+    pub fn node_name(&self) -> &str {
+        &self.node_name
     }
 
     /// What the member knows now.

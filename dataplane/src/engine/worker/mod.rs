@@ -13,6 +13,7 @@
 
 mod errors;
 mod open;
+mod parcels;
 mod routing_loop;
 mod seal;
 #[cfg(test)]

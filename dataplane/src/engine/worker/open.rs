@@ -1,6 +1,7 @@
 //! Inwards: datagrams to inner packets.
 
 use core::mem;
+use core::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -17,14 +18,16 @@ use crate::wire::message::{DATA_HEADER_LEN, DATA_OVERHEAD};
 use crate::wire::{Ecn, Ip, Message, ParseError, ecn};
 
 /// Transport data on its way in.
-struct Incoming<'a> {
-    peer: &'a Arc<Peer>,
-    session: &'a Arc<Session>,
-    counter: u64,
-    from: Endpoint,
-    ecn: Ecn,
+pub(super) struct Incoming<'a> {
+    pub(super) peer: &'a Arc<Peer>,
+    pub(super) session: &'a Arc<Session>,
+    pub(super) counter: u64,
+    pub(super) from: Endpoint,
+    pub(super) ecn: Ecn,
     /// Set once the tag is verified; cleared again for what was seen before.
-    plaintext: Option<&'a mut [u8]>,
+    pub(super) plaintext: Option<&'a mut [u8]>,
+    /// Whose the source of the packet inside is: [`accept`](Worker::accept) looks it up.
+    pub(super) owner: Option<&'a Arc<Peer>>,
 }
 
 impl Worker {
@@ -70,25 +73,11 @@ impl Worker {
                 _ => indices.entry(index),
             };
             last = Some((index, entry));
-            let Some((peer, session)) = entry.and_then(|e| Some((e.peer(), e.session()?))) else {
-                totals.unknown_index += 1;
+            let Some((peer, session)) = admit(entry, counter, now, totals) else {
                 continue;
             };
-            if session.is_expired(now) {
-                totals.expired += 1;
-                continue;
-            }
-            if counter >= REJECT_AFTER_MESSAGES {
-                totals.counter_exhausted += 1;
-                continue;
-            }
             let (from, ecn) = (datagram.from, datagram.ecn);
-            let (_, ciphertext) = datagram
-                .payload
-                .split_at_mut_checked(DATA_HEADER_LEN)
-                .unwrap_or_default();
-            let Ok(job) = OpenJob::new(&session.keys().receiving, counter, ciphertext) else {
-                totals.wrong_length += 1;
+            let Some(job) = open_job(session, counter, datagram.payload, totals) else {
                 continue;
             };
             // Both have room for a whole batch.
@@ -100,6 +89,7 @@ impl Worker {
                 from,
                 ecn,
                 plaintext: None,
+                owner: None,
             });
         }
         if jobs.is_empty() {
@@ -108,13 +98,28 @@ impl Worker {
 
         self.aead.open(&mut jobs);
 
-        for (incoming, job) in incoming.iter_mut().zip(jobs) {
+        // Drained where they lie: the array is too large to be moved for a lone packet.
+        for (incoming, job) in incoming.iter_mut().zip(jobs.drain(..)) {
             incoming.plaintext = job.into_plaintext();
             totals.forged += u64::from(incoming.plaintext.is_none());
         }
+        self.accept(now, &table, &mut incoming, inner, totals);
+    }
+
+    /// What was opened, in order: replay window, session promotion, roaming, source addresses,
+    /// delivery.
+    pub(super) fn accept<'a>(
+        &self,
+        now: Instant,
+        table: &'a Table,
+        incoming: &mut [Incoming<'a>],
+        inner: &mut dyn InnerTx,
+        totals: &mut Totals,
+    ) {
+        find_owners(table, incoming);
         let mut packets = ArrayVec::<&[u8], MAX_BATCH>::new();
         for run in incoming.chunk_by_mut(|a, b| Arc::ptr_eq(a.session, b.session)) {
-            receive_run(&table, now, run, &mut packets, totals);
+            receive_run(now, run, &mut packets, totals);
         }
         if !packets.is_empty() {
             let sent = inner.send_batch(&packets);
@@ -124,8 +129,45 @@ impl Worker {
     }
 }
 
+/// The session that transport data is for, if there is one that may take it.
+pub(super) fn admit<'a>(
+    entry: Option<&'a IndexEntry>,
+    counter: u64,
+    now: Instant,
+    totals: &mut Totals,
+) -> Option<(&'a Arc<Peer>, &'a Arc<Session>)> {
+    let Some((peer, session)) = entry.and_then(|e| Some((e.peer(), e.session()?))) else {
+        totals.unknown_index += 1;
+        return None;
+    };
+    if session.is_expired(now) {
+        totals.expired += 1;
+        return None;
+    }
+    if counter >= REJECT_AFTER_MESSAGES {
+        totals.counter_exhausted += 1;
+        return None;
+    }
+    Some((peer, session))
+}
+
+/// The job of opening `payload`, header included.
+pub(super) fn open_job<'a>(
+    session: &'a Session,
+    counter: u64,
+    payload: &'a mut [u8],
+    totals: &mut Totals,
+) -> Option<OpenJob<'a>> {
+    let (_, ciphertext) = payload
+        .split_at_mut_checked(DATA_HEADER_LEN)
+        .unwrap_or_default();
+    let job = OpenJob::new(&session.keys().receiving, counter, ciphertext);
+    totals.wrong_length += u64::from(job.is_err());
+    job.ok()
+}
+
 /// Index and counter of transport data; anything else is dealt with.
-fn transport_data(
+pub(super) fn transport_data(
     datagram: &Datagram<'_>,
     control: &mut dyn ControlSink,
     totals: &mut Totals,
@@ -147,9 +189,24 @@ fn transport_data(
     None
 }
 
+/// Looks up whose the sources of all packets are, all at once.
+fn find_owners<'a>(table: &'a Table, incoming: &mut [Incoming<'a>]) {
+    let mut sources = ArrayVec::<IpAddr, MAX_BATCH>::new();
+    for incoming in &*incoming {
+        let plaintext = incoming.plaintext.as_deref().unwrap_or_default();
+        // Those of what is no packet own nothing, and are not asked for.
+        let source = Ip::parse(plaintext).map(|ip| ip.source());
+        let _ = sources.try_push(source.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+    }
+    let mut owners = [None; MAX_BATCH];
+    table.allowed_ips.lookup_many(&sources, &mut owners);
+    for (incoming, owner) in incoming.iter_mut().zip(owners) {
+        incoming.owner = owner;
+    }
+}
+
 /// What one session received, in order.
 fn receive_run<'a>(
-    table: &Table,
     now: Instant,
     run: &mut [Incoming<'a>],
     packets: &mut ArrayVec<&'a [u8], MAX_BATCH>,
@@ -191,8 +248,7 @@ fn receive_run<'a>(
             totals.malformed_inner += 1;
             continue;
         };
-        let owner = table.allowed_ips.lookup(ip.source());
-        if !owner.is_some_and(|owner| Arc::ptr_eq(owner, peer)) {
+        if !incoming.owner.is_some_and(|owner| Arc::ptr_eq(owner, peer)) {
             totals.wrong_source += 1;
             continue;
         }

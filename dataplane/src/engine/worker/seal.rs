@@ -1,5 +1,6 @@
 //! Outwards: inner packets to datagrams.
 
+use core::net::IpAddr;
 use core::ops::Range;
 use std::sync::Arc;
 
@@ -139,14 +140,21 @@ impl Worker {
     ) {
         totals.packets += batch.len() as u64;
         let table = self.mesh.table();
-        let mut outgoing = ArrayVec::<Outgoing<'_>, MAX_BATCH>::new();
+        let mut parsed = ArrayVec::<(&[u8], Ecn), MAX_BATCH>::new();
+        let mut destinations = ArrayVec::<IpAddr, MAX_BATCH>::new();
         for packet in batch {
-            let data = &*packet.data;
-            let Ok(ip) = Ip::parse(data) else {
+            let Ok(ip) = Ip::parse(packet.data) else {
                 totals.malformed += 1;
                 continue;
             };
-            let Some(peer) = table.allowed_ips.lookup(ip.destination()) else {
+            let _ = parsed.try_push((packet.data, ip.ecn().encapsulate()));
+            let _ = destinations.try_push(ip.destination());
+        }
+        let mut peers = [None; MAX_BATCH];
+        table.allowed_ips.lookup_many(&destinations, &mut peers);
+        let mut outgoing = ArrayVec::<Outgoing<'_>, MAX_BATCH>::new();
+        for ((data, ecn), peer) in parsed.into_iter().zip(peers) {
+            let Some(peer) = peer else {
                 totals.no_peer += 1;
                 self.errors.answer(now, data, Problem::Unreachable);
                 continue;
@@ -157,7 +165,6 @@ impl Worker {
                 self.errors.answer(now, data, Problem::TooBig { mtu });
                 continue;
             }
-            let ecn = ip.ecn().encapsulate();
             let _ = outgoing.try_push(Outgoing { peer, data, ecn });
         }
         if !self.staged.is_empty() {
@@ -264,8 +271,8 @@ impl Worker {
             return;
         }
 
-        let mut tallies: ArrayVec<Tally, MAX_BATCH> =
-            runs.iter().map(|_| Tally::default()).collect();
+        let mut tallies = ArrayVec::<Tally, MAX_BATCH>::new();
+        tallies.extend(runs.iter().map(|_| Tally::default()));
         let sent = outer.send_batch(&requests, &mut |slots| {
             seal_slots(self.aead, &messages, slots, &mut tallies);
         });

@@ -12,7 +12,8 @@ use super::vnet::{self, VnetHeader};
 use crate::engine::port::{DriverInfo, InnerRx, MAX_BATCH, Packet, Pollable};
 
 /// The most reads for one batch. Each is a system call of about a microsecond: more would keep
-/// the first packet waiting.
+/// the first packet waiting. Few packets have fewer: a lone one goes before the interface is asked
+/// for a second.
 const MAX_READS: usize = 64;
 
 /// Once super-packets were among the reads, so many packets are batch enough: what is read
@@ -34,6 +35,9 @@ pub struct TunRx {
     source: Source,
     info: DriverInfo,
     arena: Box<[u8]>,
+    /// How many reads the next batch may have: as many as the last one found packets for, twice as
+    /// many when there were more.
+    limit: usize,
     packets: u64,
 }
 
@@ -82,6 +86,7 @@ impl TunRx {
             },
             info,
             arena: vec![0; ARENA].into_boxed_slice(),
+            limit: 1,
             packets: 0,
         }
     }
@@ -119,14 +124,20 @@ impl InnerRx for TunRx {
                 let Some((packet, split)) = &mut current else {
                     let packets = lent + batch.len();
                     let super_packet = packets > reads && packets >= SUPER_PACKET;
-                    if reads == MAX_READS || super_packet {
+                    if reads == self.limit || super_packet {
+                        self.limit = (self.limit * 2).min(MAX_READS);
                         end = Some(Ok(()));
                         break;
                     }
-                    reads += 1;
                     match self.source.read() {
-                        Ok(Some(read)) => current = Some(read),
-                        Ok(None) => end = Some(Ok(())),
+                        Ok(Some(read)) => {
+                            reads += 1;
+                            current = Some(read);
+                        }
+                        Ok(None) => {
+                            self.limit = reads.max(1);
+                            end = Some(Ok(()));
+                        }
                         Err(error) => end = Some(Err(error)),
                     }
                     if end.is_some() {

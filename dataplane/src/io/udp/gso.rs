@@ -60,13 +60,13 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Arranges requests, given with their places in the buffer, into messages. Datagrams of `limit`
-/// bytes or more go alone.
-pub(super) fn runs<'a>(
+/// Arranges requests, given with their places in the buffer, into messages: `runs`, which is empty.
+/// Datagrams of `limit` bytes or more go alone.
+pub(super) fn arrange<'a>(
     staged: impl Iterator<Item = &'a TxRequest>,
     limit: usize,
-) -> ArrayVec<Run<'a>, MAX_BATCH> {
-    let mut runs: ArrayVec<Run<'a>, MAX_BATCH> = ArrayVec::new();
+    runs: &mut ArrayVec<Run<'a>, MAX_BATCH>,
+) {
     let mut start = 0;
     for request in staged {
         let joined = request.len < limit && runs.last_mut().is_some_and(|run| run.join(request));
@@ -75,7 +75,6 @@ pub(super) fn runs<'a>(
         }
         start += request.len;
     }
-    runs
 }
 
 /// What a send error says about segmentation.
@@ -111,6 +110,15 @@ mod tests {
             len,
             tos,
         }
+    }
+
+    fn runs<'a>(
+        staged: impl Iterator<Item = &'a TxRequest>,
+        limit: usize,
+    ) -> ArrayVec<Run<'a>, MAX_BATCH> {
+        let mut runs = ArrayVec::new();
+        arrange(staged, limit, &mut runs);
+        runs
     }
 
     fn shape(requests: &[TxRequest], limit: usize) -> Vec<(usize, usize, Option<u16>)> {

@@ -32,33 +32,49 @@ pub(super) struct Incoming<'a> {
 /// that of the very first message.
 pub(super) fn send(fd: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Result<usize> {
     let messages = messages.get(..MAX_MESSAGES).unwrap_or(messages);
-    let mut vectors: ArrayVec<iovec, MAX_MESSAGES> = messages
-        .iter()
-        .map(|message| iovec {
-            iov_base: message.payload.as_ptr().cast_mut().cast(),
-            iov_len: message.payload.len(),
-        })
-        .collect();
-    let mut headers: ArrayVec<mmsghdr, MAX_MESSAGES> = messages
-        .iter()
-        .zip(vectors.iter_mut())
-        .map(|(message, vector)| {
-            let mut header = empty_header();
-            header.msg_name = message.to.bytes.as_ptr().cast_mut().cast();
-            header.msg_namelen = message.to.len;
-            header.msg_iov = vector;
-            header.msg_iovlen = 1;
-            let control = message.control.bytes();
-            if !control.is_empty() {
-                header.msg_control = control.as_ptr().cast_mut().cast();
-                header.msg_controllen = control.len() as _;
-            }
-            mmsghdr {
-                msg_hdr: header,
-                msg_len: 0,
-            }
-        })
-        .collect();
+    // Extended in place, here and below: a collected array is moved, all of it.
+    let mut vectors = ArrayVec::<iovec, MAX_MESSAGES>::new();
+    vectors.extend(messages.iter().map(|message| iovec {
+        iov_base: message.payload.as_ptr().cast_mut().cast(),
+        iov_len: message.payload.len(),
+    }));
+    let mut headers = ArrayVec::<mmsghdr, MAX_MESSAGES>::new();
+    headers.extend(
+        messages
+            .iter()
+            .zip(vectors.iter_mut())
+            .map(|(message, vector)| {
+                let mut header = empty_header();
+                header.msg_name = message.to.bytes.as_ptr().cast_mut().cast();
+                header.msg_namelen = message.to.len;
+                header.msg_iov = vector;
+                header.msg_iovlen = 1;
+                let control = message.control.bytes();
+                if !control.is_empty() {
+                    header.msg_control = control.as_ptr().cast_mut().cast();
+                    header.msg_controllen = control.len() as _;
+                }
+                mmsghdr {
+                    msg_hdr: header,
+                    msg_len: 0,
+                }
+            }),
+    );
+    if let [header] = headers.as_slice() {
+        // A lone datagram takes the shorter way through the kernel.
+        let message = &raw const header.msg_hdr;
+        return retry(|| {
+            // SAFETY: as below; `sendmsg` reads the header too, and writes nothing.
+            let sent = unsafe {
+                libc::sendmsg(
+                    fd.as_raw_fd(),
+                    message,
+                    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+                )
+            };
+            if sent < 0 { -1 } else { 1 }
+        });
+    }
     retry(|| {
         // SAFETY: `headers` holds as many entries as said; their pointers, taken above, describe
         // `vectors`, and names, controls and payloads that `messages` borrows for longer than
@@ -76,31 +92,30 @@ pub(super) fn send(fd: BorrowedFd<'_>, messages: &[Outgoing<'_>]) -> io::Result<
 
 /// Fills the first of `slots`, at most [`MAX_MESSAGES`]; returns how many.
 pub(super) fn receive(fd: BorrowedFd<'_>, slots: &mut [Incoming<'_>]) -> io::Result<usize> {
-    let mut vectors: ArrayVec<iovec, MAX_MESSAGES> = slots
-        .iter_mut()
-        .take(MAX_MESSAGES)
-        .map(|slot| iovec {
-            iov_base: slot.buffer.as_mut_ptr().cast(),
-            iov_len: slot.buffer.len(),
-        })
-        .collect();
-    let mut headers: ArrayVec<mmsghdr, MAX_MESSAGES> = slots
-        .iter_mut()
-        .zip(vectors.iter_mut())
-        .map(|(slot, vector)| {
-            let mut header = empty_header();
-            header.msg_name = slot.from.bytes.as_mut_ptr().cast();
-            header.msg_namelen = RawAddress::CAPACITY;
-            header.msg_iov = vector;
-            header.msg_iovlen = 1;
-            header.msg_control = slot.control.buffer_mut().as_mut_ptr().cast();
-            header.msg_controllen = Control::capacity() as _;
-            mmsghdr {
-                msg_hdr: header,
-                msg_len: 0,
-            }
-        })
-        .collect();
+    let mut vectors = ArrayVec::<iovec, MAX_MESSAGES>::new();
+    vectors.extend(slots.iter_mut().take(MAX_MESSAGES).map(|slot| iovec {
+        iov_base: slot.buffer.as_mut_ptr().cast(),
+        iov_len: slot.buffer.len(),
+    }));
+    let mut headers = ArrayVec::<mmsghdr, MAX_MESSAGES>::new();
+    headers.extend(
+        slots
+            .iter_mut()
+            .zip(vectors.iter_mut())
+            .map(|(slot, vector)| {
+                let mut header = empty_header();
+                header.msg_name = slot.from.bytes.as_mut_ptr().cast();
+                header.msg_namelen = RawAddress::CAPACITY;
+                header.msg_iov = vector;
+                header.msg_iovlen = 1;
+                header.msg_control = slot.control.buffer_mut().as_mut_ptr().cast();
+                header.msg_controllen = Control::capacity() as _;
+                mmsghdr {
+                    msg_hdr: header,
+                    msg_len: 0,
+                }
+            }),
+    );
     let received = retry(|| {
         // SAFETY: `headers` holds as many entries as said; their pointers, taken above, describe
         // `vectors`, and distinct buffers that `slots` borrows mutably for longer than this

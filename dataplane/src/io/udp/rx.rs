@@ -17,8 +17,8 @@ use crate::mesh::Endpoint;
 /// The fewest slots offered at once, however much the kernel coalesces.
 const MIN_WIDTH: usize = 4;
 
-/// How often, in batches, the family that was idle is looked at while the other is busy.
-const IDLE_LOOK: u32 = 8;
+/// How often, in messages, the family that was idle is looked at while the other is busy.
+const IDLE_LOOK: usize = 64;
 
 /// Index of `SK_MEMINFO_DROPS` in what `SO_MEMINFO` returns (`linux/sock_diag.h`).
 const MEMINFO_DROPS: usize = 8;
@@ -28,8 +28,8 @@ const MEMINFO_DROPS: usize = 8;
 pub struct UdpRx {
     sockets: Arc<Sockets>,
     slots: Slots,
-    /// Batches since the idle family was looked at.
-    since_look: u32,
+    /// Messages since the idle family was looked at.
+    since_look: usize,
     /// Which family spoke last.
     busy: Family,
     counts: Counts,
@@ -82,14 +82,15 @@ impl Slots {
             controls: vec![Control::EMPTY; MAX_MESSAGES].into_boxed_slice(),
             len,
             stride,
-            width: MAX_MESSAGES,
+            width: MIN_WIDTH,
         }
     }
 
-    /// The places to offer the kernel.
-    fn offer(&mut self) -> ArrayVec<Incoming<'_>, MAX_MESSAGES> {
+    /// Puts the places to offer the kernel into `places`, which is empty.
+    fn offer<'a>(&'a mut self, places: &mut ArrayVec<Incoming<'a>, MAX_MESSAGES>) {
         let len = self.len;
-        self.arena
+        let offered = self
+            .arena
             .chunks_exact_mut(self.stride)
             .zip(&mut self.from)
             .zip(&mut self.controls)
@@ -100,15 +101,17 @@ impl Slots {
                 control,
                 len: 0,
                 truncated: false,
-            })
-            .collect()
+            });
+        places.extend(offered);
     }
 
-    /// Offers about as many slots as make a batch: where the kernel coalesces, a few long
-    /// messages; else many short ones.
+    /// Offers twice as many slots as were filled, but not more than make a batch: where the kernel
+    /// coalesces, a few long messages; else many short ones. Each costs some nanoseconds even if
+    /// nothing comes to lie in it.
     fn adapt(&mut self, messages: usize, datagrams: usize) {
         if let Some(each) = datagrams.checked_div(messages) {
-            self.width = (MAX_BATCH / each.max(1)).clamp(MIN_WIDTH, MAX_MESSAGES);
+            let most = (MAX_BATCH / each.max(1)).clamp(MIN_WIDTH, MAX_MESSAGES);
+            self.width = (2 * messages).clamp(MIN_WIDTH, most);
         }
     }
 }
@@ -143,7 +146,8 @@ impl UdpRx {
                 None => return Ok(0),
             },
         };
-        let mut slots = self.slots.offer();
+        let mut slots = ArrayVec::new();
+        self.slots.offer(&mut slots);
         let messages = match mmsg::receive(fd, &mut slots) {
             Ok(messages) => messages,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
@@ -240,8 +244,9 @@ impl OuterRx for UdpRx {
         let mut lent = self.recv_family(self.busy, handle)?;
         // An idle family costs a system call each time it is asked. Ask when the busy one has
         // nothing, so that no wake-up is in vain, and now and then while it has.
-        self.since_look += 1;
-        if self.counts.messages == before || self.since_look >= IDLE_LOOK {
+        let messages = (self.counts.messages - before) as usize;
+        self.since_look += messages;
+        if messages == 0 || self.since_look >= IDLE_LOOK {
             self.since_look = 0;
             let before = self.counts.messages;
             lent += self.recv_family(self.busy.other(), handle)?;

@@ -61,14 +61,15 @@ impl UdpTx {
         }
     }
 
-    /// Lends buffers for the first of `requests`, as many as fit; returns their indices, and how
-    /// many requests are done with.
+    /// Lends buffers for the first of `requests`, as many as fit; adds their indices to `staged`,
+    /// and returns how many requests are done with.
     fn stage(
         &mut self,
         requests: &[TxRequest],
         first: usize,
         fill: &mut dyn FnMut(&mut [TxSlot<'_>]),
-    ) -> (ArrayVec<usize, MAX_BATCH>, usize) {
+        staged: &mut ArrayVec<usize, MAX_BATCH>,
+    ) -> usize {
         let mut slots: ArrayVec<TxSlot<'_>, MAX_BATCH> = ArrayVec::new();
         let mut room: &mut [u8] = &mut self.arena;
         let mut next = first;
@@ -92,7 +93,8 @@ impl UdpTx {
         if !slots.is_empty() {
             fill(&mut slots);
         }
-        (slots.iter().map(|slot| slot.request).collect(), next)
+        staged.extend(slots.iter().map(|slot| slot.request));
+        next
     }
 }
 
@@ -114,15 +116,16 @@ impl OuterTx for UdpTx {
         let mut accepted = 0;
         let mut next = 0;
         while next < batch.len() {
-            let (staged, after) = self.stage(batch, next, fill);
-            next = after;
+            let mut staged = ArrayVec::new();
+            next = self.stage(batch, next, fill, &mut staged);
             let limit = if self.sockets.gso() {
                 self.segment_limit
             } else {
                 0
             };
             let requests = staged.iter().filter_map(|index| batch.get(*index));
-            let runs = gso::runs(requests, limit);
+            let mut runs = ArrayVec::new();
+            gso::arrange(requests, limit, &mut runs);
             let mut post = Post {
                 sockets: &self.sockets,
                 arena: &self.arena,
@@ -213,24 +216,22 @@ impl Post<'_> {
 
     /// One `sendmmsg` with the first of `runs`.
     fn send_some(&mut self, fd: BorrowedFd<'_>, runs: &[Run<'_>]) -> io::Result<usize> {
-        let heads: ArrayVec<(RawAddress, Control), MAX_MESSAGES> = runs
-            .iter()
-            .take(MAX_MESSAGES)
-            .map(|run| {
-                let TxRequest { to, tos, .. } = run.request;
-                let control = Control::outgoing(to, true, *tos, run.segment());
-                (RawAddress::from(to.remote), control)
-            })
-            .collect();
-        let messages: ArrayVec<Outgoing<'_>, MAX_MESSAGES> = runs
-            .iter()
-            .zip(&heads)
-            .map(|(run, (to, control))| Outgoing {
-                to,
-                control,
-                payload: bytes(self.arena, run),
-            })
-            .collect();
+        let mut heads = ArrayVec::<(RawAddress, Control), MAX_MESSAGES>::new();
+        heads.extend(runs.iter().take(MAX_MESSAGES).map(|run| {
+            let TxRequest { to, tos, .. } = run.request;
+            let control = Control::outgoing(to, true, *tos, run.segment());
+            (RawAddress::from(to.remote), control)
+        }));
+        let mut messages = ArrayVec::<Outgoing<'_>, MAX_MESSAGES>::new();
+        messages.extend(
+            runs.iter()
+                .zip(&heads)
+                .map(|(run, (to, control))| Outgoing {
+                    to,
+                    control,
+                    payload: bytes(self.arena, run),
+                }),
+        );
         let sent = mmsg::send(fd, &messages)?;
         self.counts.messages += sent as u64;
         Ok(sent)

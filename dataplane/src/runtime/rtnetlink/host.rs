@@ -94,7 +94,9 @@ pub enum RouteWay {
     Link(u32),
     /// Nowhere: packets are lost without a word.
     Blackhole,
-    /// Another way, which this module reads but does not set.
+    /// To a gateway over the interface with this index. Only read.
+    Via(u32),
+    /// Another way. Only read.
     Other,
 }
 
@@ -343,7 +345,7 @@ fn route_message(route: &Route) -> io::Result<RouteMessage> {
             }
         }
         RouteWay::Blackhole => message.header.kind = RouteType::BlackHole,
-        RouteWay::Other => return Err(not_to_be_set("route")),
+        RouteWay::Via(_) | RouteWay::Other => return Err(not_to_be_set("route")),
     }
     if route.prefix.prefix_len() != 0 {
         let network = match route.prefix.network() {
@@ -398,7 +400,8 @@ pub(in crate::runtime) fn route(message: &RouteMessage) -> Route {
     let length = message.header.destination_prefix_length;
     found.prefix = IpNet::new(destination, length).unwrap_or(found.prefix);
     found.way = match (message.header.kind, interface) {
-        (RouteType::Unicast, Some(index)) if !gateway => RouteWay::Link(index),
+        (RouteType::Unicast, Some(index)) if gateway => RouteWay::Via(index),
+        (RouteType::Unicast, Some(index)) => RouteWay::Link(index),
         (RouteType::BlackHole, _) => RouteWay::Blackhole,
         _ => RouteWay::Other,
     };

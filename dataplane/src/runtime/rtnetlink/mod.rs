@@ -2,6 +2,7 @@
 //! addresses, routes and rules that a node makes on its host.
 
 pub(super) mod host;
+mod watch;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,6 +15,7 @@ use netlink_sys::{Socket, SocketAddr};
 pub use self::host::{
     Family, HostNetlink, Link, MAIN_TABLE, Protocol, Route, RouteWay, Rule, RuleSelector,
 };
+pub use self::watch::LinkWatch;
 
 /// The bytes of a netlink header (`struct nlmsghdr`).
 const HEADER: usize = 16;

@@ -257,10 +257,9 @@ impl Plane for Node {
         })
     }
 
-    fn try_next(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
-        self.control().run(move |handshakes, now, out| {
-            registry::try_next(handshakes, now, out, turns);
-        })
+    fn turn(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
+        self.control()
+            .run(move |handshakes, now, out| registry::turn(handshakes, now, out, turns))
     }
 
     fn are_initiating(&self, peers: Vec<PublicKey>) -> Result<Vec<bool>, Stopped> {
@@ -346,6 +345,14 @@ impl Running {
 
     /// Whether there is another endpoint to try.
     pub(super) fn has_choice(&mut self, local: &LocalEndpoints) -> bool {
+        // What most are like costs nothing: this is asked of every peer every second.
+        if let [only] = self.spec.endpoints[..]
+            && self.rotation.last_used() == Some(only)
+            && self.active() == Some(only)
+        {
+            self.rotation.rest();
+            return false;
+        }
         let endpoints = local.admitted(&self.spec.endpoints);
         let choice = self.rotation.next(&endpoints, self.active()).is_some();
         if !choice {

@@ -46,8 +46,8 @@ pub(super) trait Plane {
     /// with others.
     fn conclude(&self, removed: Vec<PublicKey>, renew: Vec<PublicKey>) -> Result<(), Stopped>;
 
-    /// Has peers be tried at their next endpoints.
-    fn try_next(&self, turns: Vec<Turn>) -> Result<(), Stopped>;
+    /// Goes on with other endpoints.
+    fn turn(&self, turns: Vec<Turn>) -> Result<(), Stopped>;
 
     /// Whether handshakes with these peers are being tried and have not been answered yet.
     fn are_initiating(&self, peers: Vec<PublicKey>) -> Result<Vec<bool>, Stopped>;
@@ -60,9 +60,9 @@ pub(super) trait Plane {
 #[derive(Clone, Debug)]
 pub(super) struct Turn {
     pub(super) key: PublicKey,
-    /// Where it is tried too.
+    /// The endpoints that are tried at once with it.
     pub(super) rivals: Vec<SocketAddr>,
-    /// Whether to try at once, and not when there is something to send.
+    /// Its session is to be made anew.
     pub(super) renew: bool,
 }
 
@@ -131,13 +131,8 @@ pub(super) fn conclude(
     }
 }
 
-/// [`Plane::try_next`] for those who have handshakes.
-pub(super) fn try_next(
-    handshakes: &mut Handshakes,
-    now: Now,
-    out: &mut dyn FnMut(Output<'_>),
-    turns: Vec<Turn>,
-) {
+/// [`Plane::turn`] for those who have handshakes.
+pub(super) fn turn(handshakes: &mut Handshakes, now: Now, out: Sink<'_>, turns: Vec<Turn>) {
     for turn in turns {
         handshakes.race(&turn.key, turn.rivals);
         if turn.renew {
@@ -303,7 +298,7 @@ impl Registry {
         }
         let moved = turns.len();
         if moved > 0 {
-            plane.try_next(turns)?;
+            plane.turn(turns)?;
         }
         Ok(moved)
     }

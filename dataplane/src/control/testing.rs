@@ -102,8 +102,8 @@ impl Plane for TestPlane {
         Ok(())
     }
 
-    fn try_next(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
-        self.with(|handshakes, now, out| registry::try_next(handshakes, now, out, turns));
+    fn turn(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
+        self.with(|handshakes, now, out| registry::turn(handshakes, now, out, turns));
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use crate::control::member::Membership;
 use crate::control::registry::{self, API, ConfigChange, Plane, Registry, Rejection, Turn};
 use crate::control::{PeerSpec, PeerState, SpecChange};
 use crate::crypto::{PresharedKey, PublicKey, Random, SeededRandom};
-use crate::engine::handshakes::{Handshakes, Output, PeerConfig};
+use crate::engine::handshakes::{Handshakes, Output, PeerConfig, Sink};
 use crate::engine::port::{Datagram, Ecn, OuterRx};
 use crate::engine::tunnel::{Action, Tunnel};
 use crate::io::DatagramSender;
@@ -27,7 +27,7 @@ use crate::runtime::control_thread::Stopped;
 use crate::time::{Instant, Now};
 
 /// Seconds between two derivations of the peers: much news become one.
-const PAUSE: u64 = 10;
+const PAUSE: u64 = 20;
 /// How much of what was told is told again.
 const REMEMBERED: usize = 64;
 
@@ -75,23 +75,6 @@ impl SimPlane {
 
     fn number(&self, key: &PublicKey) -> usize {
         self.numbers[key]
-    }
-
-    /// Has the handshakes do something, where there are any.
-    fn really(&self, work: impl FnOnce(&mut Handshakes, Now, &mut dyn FnMut(Output<'_>))) {
-        let Some(wire) = &self.wire else { return };
-        let now = self.now.get();
-        wire.with(|tunnel, out| {
-            let mut post = |output: Output<'_>| {
-                if let Output::Send {
-                    to, datagram, tos, ..
-                } = output
-                {
-                    out(Action::Send { to, tos, datagram });
-                }
-            };
-            work(tunnel.handshakes(), now, &mut post);
-        });
     }
 }
 
@@ -200,13 +183,13 @@ impl Plane for SimPlane {
                 link.renew = true;
             }
         }
-        self.really(|handshakes, now, out| {
+        self.with_handshakes(|handshakes, now, out| {
             registry::conclude(handshakes, now, out, &real_removed, &real_renew);
         });
         Ok(())
     }
 
-    fn try_next(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
+    fn turn(&self, turns: Vec<Turn>) -> Result<(), Stopped> {
         let real = |turn: &Turn| self.is_real(self.number(&turn.key)).is_some();
         let (real_turns, turns): (Vec<_>, Vec<_>) = turns.into_iter().partition(real);
         let mut links = self.links.borrow_mut();
@@ -215,7 +198,9 @@ impl Plane for SimPlane {
                 (link.rivals, link.renew) = (turn.rivals, turn.renew);
             }
         }
-        self.really(|handshakes, now, out| registry::try_next(handshakes, now, out, real_turns));
+        self.with_handshakes(|handshakes, now, out| {
+            registry::turn(handshakes, now, out, real_turns)
+        });
         Ok(())
     }
 
@@ -442,6 +427,11 @@ impl Node {
                 let again = self.below(stream.recent.len() as u64) as usize;
                 self.take(now, &stream.recent[again]);
             }
+            if self.below(24) == 0
+                && let Some(version) = &item.version
+            {
+                self.hear_a_lie(&version.stored);
+            }
             if stream.recent.len() < REMEMBERED {
                 stream.recent.push(item.clone());
             } else {
@@ -451,6 +441,33 @@ impl Node {
         }
         self.ask(now, service);
         self.stream = Some(stream);
+    }
+
+    /// Somebody who knows the cluster's id, or runs the service, makes something of an entry.
+    /// Whoever has no cipher would not hear the difference.
+    fn hear_a_lie(&mut self, truth: &StoredAffiliate) {
+        let mut lie = truth.clone();
+        let kind = self.below(5);
+        let place = self.below(lie.data.len() as u64) as usize;
+        match kind {
+            0 => lie.data.truncate(place),
+            1 => lie.data[place] ^= 1,
+            2 => lie.id = super::world::node_id(place),
+            3 => self.random.fill(&mut lie.data).unwrap(),
+            _ => {
+                let mut noise = vec![0; 16];
+                self.random.fill(&mut noise).unwrap();
+                lie.endpoints.push(noise);
+            }
+        }
+        if let View::Full(full) = &mut self.view {
+            let (roster, membership) = &mut **full;
+            for change in roster.updated(&[lie]) {
+                let taken = matches!(change, Change::Removed { .. } | Change::Vanished { .. });
+                assert!(!taken, "{change:?}");
+                self.changed |= membership.observe(0, change);
+            }
+        }
     }
 
     /// Takes one piece of news.

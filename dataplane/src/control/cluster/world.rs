@@ -44,7 +44,7 @@ impl Setup {
         Self {
             nodes,
             full: full.min(nodes),
-            bouts: if nodes > 100 { 4 } else { 8 },
+            bouts: if nodes > 100 { 3 } else { 8 },
         }
     }
 }
@@ -366,7 +366,7 @@ impl World {
     fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.second += 1;
-            self.wires(1);
+            self.wires();
             if self.second.is_multiple_of(STEP) {
                 self.step();
             }
@@ -384,13 +384,13 @@ impl World {
                 STEP
             };
             self.second += stride - self.second % STEP;
-            self.wires(stride);
+            self.wires();
             self.step();
         }
     }
 
     /// The complete nodes among each other: timers and packets.
-    fn wires(&mut self, _: u64) {
+    fn wires(&mut self) {
         let (second, sides, owners) = (self.second, &self.sides, &self.owners);
         let full = &mut self.nodes[..self.common.full];
         let mut awake: Vec<&mut Box<Node>> = full
@@ -545,7 +545,7 @@ impl World {
                 let (wire, now) = (node.plane.wire.as_ref().unwrap(), node.plane.now.get());
                 wire.with(|tunnel, out| tunnel.encapsulate(now, &mut packet, out));
                 wire.send();
-                self.wires(1);
+                self.wires();
                 let node = self.nodes[to].as_deref().unwrap();
                 let delivered = node.plane.wire.as_ref().unwrap().delivered.take();
                 assert!(

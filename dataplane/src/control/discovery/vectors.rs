@@ -203,3 +203,53 @@ fn urls() {
         assert_eq!(Some(!url.tls()), case["insecure"].as_bool());
     }
 }
+
+#[test]
+fn constants() {
+    let vectors = vectors();
+    let constants = &vectors["constants"];
+    assert_eq!(
+        text(&constants["discovery_default_endpoint"]),
+        super::DEFAULT_URL
+    );
+    let limits = &constants["server_limits"];
+    for (name, value) in [
+        ("affiliate_data_bytes_max", super::MAX_DATA_LEN),
+        ("affiliate_endpoint_bytes_max", super::MAX_ENDPOINT_LEN),
+        ("affiliates_per_cluster_max", super::MAX_AFFILIATES),
+        ("endpoints_per_affiliate_max", super::MAX_ENDPOINTS),
+    ] {
+        assert_eq!(limits[name].as_u64(), Some(value as u64), "{name}");
+    }
+    for name in ["cluster_id_bytes", "affiliate_id_bytes"] {
+        assert_eq!(
+            limits[name][1].as_u64(),
+            Some(super::MAX_ID_LEN as u64),
+            "{name}"
+        );
+    }
+}
+
+#[cfg(feature = "discovery")]
+#[test]
+fn timings() {
+    let vectors = vectors();
+    let constants = &vectors["constants"];
+    let timings = super::Timings::default();
+    for (name, value) in [
+        ("discovery_ttl_s", timings.ttl),
+        ("discovery_refresh_s", timings.refresh),
+        ("hello_timeout_s", timings.call),
+        ("refresh_timeout_s", timings.refresh_calls),
+        ("grpc_keepalive_s", timings.keepalive()),
+    ] {
+        assert_eq!(constants[name].as_u64(), Some(value.as_secs()), "{name}");
+    }
+    let backoff = &constants["backoff"];
+    let millis = |time: Duration| u64::try_from(time.as_millis()).ok();
+    assert_eq!(backoff["initial_ms"].as_u64(), millis(timings.first_wait));
+    assert_eq!(
+        backoff["max_interval_s"].as_u64(),
+        Some(timings.longest_wait.as_secs())
+    );
+}

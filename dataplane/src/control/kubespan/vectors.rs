@@ -455,3 +455,21 @@ fn differences() {
     // That an empty endpoint leaves the running one alone is shown where peers run:
     // `control/handle.rs`. A port is not this plan's.
 }
+
+/// Whoever adds an entry adds a test.
+#[test]
+fn no_entry_is_left_out() {
+    let tests = [
+        include_str!("vectors.rs"),
+        include_str!("../discovery/vectors.rs"),
+        include_str!("../member/node_id.rs"),
+    ]
+    .concat();
+    for (name, _) in VECTORS.as_object().unwrap() {
+        let about = name == "_about" || name.ends_with("_origin");
+        // The service's memory is tested where it is written: in the crate of the tests.
+        let elsewhere = name == "discovery_server_state";
+        let tested = tests.contains(&format!("[\"{name}\"]"));
+        assert!(about || elsewhere || tested, "nothing tests {name}");
+    }
+}

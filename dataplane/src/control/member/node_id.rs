@@ -119,3 +119,30 @@ pub(super) fn load_or_create(path: &Path, random: &mut dyn Random) -> Result<Str
     }
     Ok(id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::testing::Directory;
+    use crate::crypto::SeededRandom;
+
+    /// Talos's ids are taken, and ours look like them.
+    #[test]
+    fn ids_are_such_as_talos_makes() {
+        let vectors = include_str!("../../../tests/vectors/kubespan.json");
+        let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
+        let directory = Directory::new();
+        for case in vectors["node_id"].as_array().unwrap() {
+            let range = |end: usize| case["length_range"][end].as_u64().unwrap() as usize;
+            let theirs = case["node_id"].as_str().unwrap();
+            let path = directory.path().join(NODE_ID_FILE);
+            fs::write(&path, format!("nodeId: {theirs}\n")).unwrap();
+            let mut random = SeededRandom::new(1);
+            assert_eq!(load_or_create(&path, &mut random).unwrap(), theirs);
+            for own in [theirs.to_owned(), generate(&mut random).unwrap()] {
+                assert!((range(0)..=range(1)).contains(&own.len()), "{own}");
+                assert!(own.bytes().all(|byte| DIGITS.contains(&byte)), "{own}");
+            }
+        }
+    }
+}

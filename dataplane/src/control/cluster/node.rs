@@ -138,6 +138,25 @@ impl Wire {
     }
 }
 
+impl SimPlane {
+    /// Has the real handshakes do something, if there are any.
+    fn with_handshakes(&self, work: impl FnOnce(&mut Handshakes, Now, Sink<'_>)) {
+        let Some(wire) = &self.wire else { return };
+        let now = self.now.get();
+        wire.with(|tunnel, out| {
+            let mut post = |output: Output<'_>| {
+                if let Output::Send {
+                    to, datagram, tos, ..
+                } = output
+                {
+                    out(Action::Send { to, tos, datagram });
+                }
+            };
+            work(tunnel.handshakes(), now, &mut post);
+        });
+    }
+}
+
 impl Plane for SimPlane {
     fn mesh(&self) -> &Mesh {
         &self.mesh

@@ -30,7 +30,7 @@ pub(crate) fn they_are_under_load(kind: Kind, driver: Driver) -> TestResult {
     let bed = Bed::strangers(kind, driver)?;
     bed.tell_them(None, None)?;
     let victim = SocketAddr::new(outer(bed.number, 2, 4), PORT);
-    let burst = if kind.is_kernel() { BURST } else { SMALL_BURST };
+    let pace = if kind.is_kernel() { PACE } else { SMALL_PACE };
     flooded(&bed, victim, &bed.peer.public_key(), pace, |flood| {
         bed.tell_us(Some(victim.ip()))?;
         wait_for("a cookie is understood", 2 * PATIENCE, || {

@@ -350,7 +350,7 @@ mod tests {
         let publisher = Publisher::default();
         let here = sight(PeerState::Unknown, 1);
         let heard = publisher
-            .subscribe(16, peers([(1, here.clone()), (2, here.clone())]))
+            .subscribe(16, peers([(1, here.clone()), (2, here)]))
             .unwrap();
         assert!(heard.take().is_empty(), "what is there is no news");
         publisher.look(peers([

@@ -16,7 +16,7 @@ use super::source::merge;
 use super::spec::{PeerSpec, RejectReason, SpecChange};
 use super::wanted::Wanted;
 use crate::crypto::{PresharedKey, PublicKey};
-use crate::engine::handshakes::{AddPeerError, Handshakes, Output, PeerConfig};
+use crate::engine::handshakes::{AddPeerError, Handshakes, PeerConfig, Sink};
 use crate::mesh::{Mesh, Peer, TableUpdate};
 use crate::runtime::control_thread::Stopped;
 use crate::time::{Instant, Now};
@@ -119,7 +119,7 @@ pub(super) fn introduce(
 pub(super) fn conclude(
     handshakes: &mut Handshakes,
     now: Now,
-    out: &mut dyn FnMut(Output<'_>),
+    out: Sink<'_>,
     removed: &[PublicKey],
     renew: &[PublicKey],
 ) {

@@ -17,8 +17,8 @@ const PACE: Pace = Pace {
     burst: 2500,
     patience: Duration::from_millis(200),
 };
-/// For a queue of 1024 (`wireguard-go`), or where 100 a second are load (boringtun). A slow machine
-/// needs its time for them, and the socket's buffer has to hold them all.
+/// Where 100 a second are load (boringtun). A slow machine needs its time for them, and the socket's
+/// buffer has to hold them all.
 const SMALL_PACE: Pace = Pace {
     burst: 200,
     patience: Duration::from_millis(1500),

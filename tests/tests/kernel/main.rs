@@ -88,6 +88,10 @@ fn main() -> ExitCode {
         }
         for kind in Kind::ALL {
             for &(name, case) in FOR_ALL {
+                // Emulated, it is too slow to be kept under load and to answer within 5 s.
+                if kind == Kind::WireguardGo && name == "cookies::they_are_under_load" {
+                    continue;
+                }
                 let mut needs = needs(kind, driver);
                 if name.starts_with("nat::") {
                     needs.push(Need::Program("nft"));

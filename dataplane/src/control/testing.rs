@@ -97,7 +97,7 @@ impl Plane for TestPlane {
 
     fn conclude(&self, removed: Vec<PublicKey>, renew: Vec<PublicKey>) -> Result<(), Stopped> {
         self.with(|handshakes, now, out| {
-            registry::conclude(handshakes, now, out, &removed, &renew)
+            registry::conclude(handshakes, now, out, &removed, &renew);
         });
         Ok(())
     }

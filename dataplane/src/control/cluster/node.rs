@@ -218,7 +218,7 @@ impl Plane for SimPlane {
             }
         }
         self.with_handshakes(|handshakes, now, out| {
-            registry::turn(handshakes, now, out, real_turns)
+            registry::turn(handshakes, now, out, real_turns);
         });
         Ok(())
     }

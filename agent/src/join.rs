@@ -24,6 +24,9 @@ use crate::{logging, privilege};
 pub(crate) enum JoinError {
     #[error("{}: {source}", file.display())]
     Config { file: PathBuf, source: ConfigError },
+    /// It names the file itself.
+    #[error("{0}")]
+    Unreadable(#[source] ConfigError),
     #[error("{}: {source}", file.display())]
     Member { file: PathBuf, source: MemberError },
     #[error("{0}; --no-routes does without")]
@@ -36,7 +39,7 @@ impl JoinError {
     /// Whether another machine configuration would help.
     pub(crate) fn is_configuration(&self) -> bool {
         match self {
-            Self::Config { source, .. } => !matches!(source, ConfigError::Read { .. }),
+            Self::Config { .. } => true,
             Self::Member { source, .. } => matches!(
                 source,
                 MemberError::Disabled
@@ -45,7 +48,7 @@ impl JoinError {
                     | MemberError::NoDiscovery
                     | MemberError::Url { .. }
             ),
-            Self::Routing(_) | Self::LeftBehind(_) => false,
+            Self::Unreadable(_) | Self::Routing(_) | Self::LeftBehind(_) => false,
         }
     }
 }
@@ -53,9 +56,12 @@ impl JoinError {
 /// Joins until a signal ends it, or only checks the configuration.
 pub(crate) fn run(options: &Join) -> Result<(), Failure> {
     let file = &options.machineconfig;
-    let config = MachineConfig::load(file).map_err(|source| JoinError::Config {
-        file: file.clone(),
-        source,
+    let config = MachineConfig::load(file).map_err(|source| match source {
+        ConfigError::Read { .. } => JoinError::Unreadable(source),
+        _ => JoinError::Config {
+            file: file.clone(),
+            source,
+        },
     })?;
     let of_file = |source| JoinError::Member {
         file: file.clone(),

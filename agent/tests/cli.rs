@@ -363,3 +363,113 @@ fn no_tunnel_is_no_error_but_an_unknown_one_is() {
     assert_eq!(unknown.status.code(), Some(1));
     assert!(stderr(&unknown).contains("no tunnel wg7 is running"));
 }
+
+/// The cluster's secret as text, so that it can be looked for as that too.
+#[cfg(feature = "discovery")]
+const CLUSTER_SECRET: &str = "QSBzZWNyZXQsIGp1c3QgMzIgYnl0ZXMgb2YgdGV4dC4=";
+
+#[cfg(feature = "discovery")]
+#[test]
+fn a_machine_configuration_is_checked() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/worker.yaml");
+    let example = fs::read_to_string(example).unwrap();
+    assert!(example.contains(CLUSTER_SECRET));
+    let scratch = Scratch::new("machineconfig");
+    let run = |name: &str, text: &str, more: &[&str]| {
+        let file = scratch.file(name, text);
+        let state = scratch.0.join("state");
+        let mut arguments = vec!["join", "--machineconfig", &file, "--check", "--state-dir"];
+        arguments.push(state.to_str().unwrap());
+        arguments.extend(more);
+        let output = output(&arguments);
+        assert!(!state.exists(), "a check makes nothing");
+        for text in [stdout(&output), stderr(&output)] {
+            assert!(!text.contains(&CLUSTER_SECRET[..20]), "{text}");
+        }
+        output
+    };
+    let good = run("good.yaml", &example, &["--listen-port", "4711"]);
+    assert_eq!(good.status.code(), Some(0), "{}", stderr(&good));
+    let words = "good.yaml: good: interface kubespan, UDP port 4711, MTU 1420, discovery: https://discovery.talos.dev/";
+    assert!(stdout(&good).contains(words), "{}", stdout(&good));
+
+    for (from, to, expected) in [
+        (
+            "mtu: 1420",
+            "mtu: 100",
+            "machine.network.kubespan.mtu: `100` is not a number from 1280",
+        ),
+        (
+            "enabled: true",
+            "enabled: false",
+            "KubeSpan is off: set machine.network.kubespan.enabled",
+        ),
+        (
+            "!172.17.0.0/16",
+            "!172.17.0.0/99",
+            "filters.endpoints[1]: `!172.17.0.0/99` is not",
+        ),
+        (
+            CLUSTER_SECRET,
+            "short",
+            "cluster.secret: the secret (not shown) is not 32 bytes",
+        ),
+        (
+            "id: 8XuV",
+            "other: 8XuV",
+            "there is no cluster id: set cluster.id",
+        ),
+        (
+            "https://discovery",
+            "ftp://discovery",
+            "`ftp://discovery.talos.dev/` is not a URL",
+        ),
+        (
+            "203.0.113.7:51820",
+            "203.0.113.7",
+            "extraAnnouncedEndpoints[0]: `203.0.113.7` is not",
+        ),
+        (
+            "kind: DiscoveryServiceConfig",
+            "kind: Other",
+            "no discovery service is to be used",
+        ),
+        ("machine:", "machine: [", "no YAML"),
+    ] {
+        assert!(example.contains(from), "{from}");
+        let bad = run("bad.yaml", &example.replacen(from, to, 1), &[]);
+        let text = stderr(&bad);
+        assert_eq!(bad.status.code(), Some(3), "{text}");
+        assert!(
+            text.contains("bad.yaml: ") && text.contains(expected),
+            "{expected}: {text}"
+        );
+    }
+    let missing = output(&["join", "--machineconfig", "/nowhere/worker.yaml"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(
+        stderr(&missing).contains("/nowhere/worker.yaml"),
+        "{}",
+        stderr(&missing)
+    );
+}
+
+#[test]
+fn without_a_member_there_is_nothing_to_get() {
+    let scratch = Scratch::new("get");
+    let run_dir = scratch.0.to_str().unwrap();
+    let none = output(&["get", "peerstatuses", "--run-dir", run_dir]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(
+        stderr(&none).contains("start one with `ringspan join`"),
+        "{}",
+        stderr(&none)
+    );
+    let unknown = output(&["get", "pods"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(
+        stderr(&unknown).contains("identity, peerspecs, peerstatuses"),
+        "{}",
+        stderr(&unknown)
+    );
+}

@@ -256,8 +256,52 @@ fn auto_falls_back() -> TestResult {
     Ok(())
 }
 
+/// A veth has no zero copy: AF_XDP receives, the UDP socket sends, and a note says so. Asked for by
+/// name, AF_XDP sends too.
+fn auto_chooses_who_sends() -> TestResult {
+    let spaces = [Namespace::new("chooses")?, Namespace::new("other end")?];
+    Veth::default().join(&spaces[0], OUTER, &spaces[1], OUTER)?;
+    let senders = |outer: Outer| -> Result<(String, String), Box<dyn Error>> {
+        let builder = Dataplane::builder(PrivateKey::from([1; 32]))
+            .outer(outer)
+            .inner(Inner::tun(TUNNEL));
+        let plane = spaces[0].run(|| builder.start())?;
+        let of = |port| {
+            let drivers = plane.drivers();
+            let mut all: Vec<_> = drivers
+                .iter()
+                .filter(|report| report.port == port)
+                .map(|report| report.info.driver)
+                .collect();
+            all.sort_unstable();
+            all.dedup();
+            all.join("+")
+        };
+        let found = (
+            format!("{} in, {} out", of("outer rx"), of("outer tx")),
+            plane.notes().join("; "),
+        );
+        plane.shutdown()?;
+        Ok(found)
+    };
+    let (drivers, notes) = senders(Outer::auto(OUTER))?;
+    assert_eq!(drivers, "udp+xdp in, udp out");
+    assert!(
+        notes.contains("no zero copy") && notes.contains(OUTER),
+        "{notes}"
+    );
+    let (drivers, notes) = senders(Outer::xdp(OUTER))?;
+    assert_eq!(
+        (drivers.as_str(), notes.as_str()),
+        ("udp+xdp in, xdp out", "")
+    );
+    Ok(())
+}
+
 fn main() -> ExitCode {
-    let mut suite = Suite::new().test("auto_falls_back_with_a_reason", &NEEDS, auto_falls_back);
+    let mut suite = Suite::new()
+        .test("auto_falls_back_with_a_reason", &NEEDS, auto_falls_back)
+        .test("auto_chooses_who_sends", &NEEDS, auto_chooses_who_sends);
     for (name, driver) in Driver::ALL {
         for (outside, family) in [("ipv4", 0), ("ipv6", 1)] {
             suite = suite.test(

@@ -65,20 +65,18 @@ pub(super) fn run(
     };
     let server = socket.serve(shown.clone());
     let server = server.map_err(io_error("starting the status thread"))?;
-    let identity = mesh.identity();
     tracing::info!(
-        "{} is a member of the mesh {}: address {}, UDP port {}, public key {}{}",
+        "this host is a member of the mesh: node id {}, public key {}, UDP port {}{}",
         mesh.node_id(),
-        identity.subnet,
-        identity.address,
+        plane.public_key(),
         plane.listen_port(),
-        identity.public_key,
         if options.observe {
             "; it only observes"
         } else {
             ""
         }
     );
+    tracing::debug!("its mesh address is {}", mesh.identity().address);
 
     let outcome = Serving {
         shown: &shown,

@@ -122,6 +122,11 @@ fn members_join_move_and_leave() -> TestResult {
         spec_of(one, "peerstatuses")["endpoint"] == "198.51.100.44:51820"
     })?;
     assert_reached(&hosts[0], cloud)?;
+    let told = "the discovery service has ended";
+    assert!(
+        !hosts[3].log().contains(told),
+        "it has waited for the lost connection"
+    );
 
     // One leaves: the others drop it, its host is as before, its key stays.
     let key = private_key(&hosts[2])?;

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::handle::{Control, Running};
 use super::plan::Applied;
 use super::spec::RejectReason;
 use super::status::PeerState;
@@ -287,6 +288,42 @@ impl Inner {
     }
 }
 
+impl Control {
+    /// Tells from now on what happens to peers; at most `capacity` events wait to be read, and
+    /// those beyond are lost and counted. State and endpoint are looked at ten times a second
+    /// while anybody listens.
+    ///
+    /// # Errors
+    /// Whatever `eventfd(2)` says: no descriptors left.
+    pub fn subscribe(&self, capacity: usize) -> io::Result<Subscription> {
+        self.events.subscribe(capacity, self.sights())
+    }
+
+    /// Whether anybody listens to events.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.events.is_watched()
+    }
+
+    /// Finds what has happened to peers, if anybody listens.
+    pub(crate) fn look(&self) {
+        if self.is_watched() {
+            self.events.look(self.sights());
+        }
+    }
+
+    fn sights(&self) -> BTreeMap<PublicKey, Sight> {
+        let now = (self.clock)();
+        let registry = self.registry();
+        let sight = |running: &Running| Sight {
+            label: running.spec.label.clone(),
+            state: running.state(now),
+            endpoint: running.active(),
+        };
+        let peers = registry.peers.iter();
+        peers.map(|(key, running)| (*key, sight(running))).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,7 +350,7 @@ mod tests {
         let publisher = Publisher::default();
         let here = sight(PeerState::Unknown, 1);
         let heard = publisher
-            .subscribe(16, peers([(1, here.clone()), (2, here.clone())]))
+            .subscribe(16, peers([(1, here.clone()), (2, here)]))
             .unwrap();
         assert!(heard.take().is_empty(), "what is there is no news");
         publisher.look(peers([

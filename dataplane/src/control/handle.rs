@@ -5,8 +5,6 @@ use core::net::SocketAddr;
 use core::num::NonZeroU16;
 use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
-use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
@@ -19,7 +17,7 @@ use crate::runtime::control_thread::Stopped;
 use crate::runtime::node::Node;
 use crate::time::Instant;
 
-use super::events::{Publisher, Sight, Subscription};
+use super::events::Publisher;
 use super::kubespan::LocalEndpoints;
 use super::kubespan::rotation::{Rotation, Seen};
 use super::plan::Applied;
@@ -36,7 +34,7 @@ pub struct Control {
     registry: Mutex<Registry>,
     /// Locked after the registry, if both are.
     identity: Mutex<Identity>,
-    events: Publisher,
+    pub(super) events: Publisher,
 }
 
 /// This node's keys.
@@ -180,40 +178,6 @@ impl Control {
     /// Restricts which endpoints of peers are tried. A peer that is up stays where it is.
     pub fn set_local_endpoints(&self, local: LocalEndpoints) {
         self.registry().local = local;
-    }
-
-    /// Tells from now on what happens to peers; at most `capacity` events wait to be read, and
-    /// those beyond are lost and counted. State and endpoint are looked at ten times a second
-    /// while anybody listens.
-    ///
-    /// # Errors
-    /// Whatever `eventfd(2)` says: no descriptors left.
-    pub fn subscribe(&self, capacity: usize) -> io::Result<Subscription> {
-        self.events.subscribe(capacity, self.sights())
-    }
-
-    /// Whether anybody listens to events.
-    pub(crate) fn is_watched(&self) -> bool {
-        self.events.is_watched()
-    }
-
-    /// Finds what has happened to peers, if anybody listens.
-    pub(crate) fn look(&self) {
-        if self.is_watched() {
-            self.events.look(self.sights());
-        }
-    }
-
-    fn sights(&self) -> BTreeMap<PublicKey, Sight> {
-        let now = (self.clock)();
-        let registry = self.registry();
-        let sight = |running: &Running| Sight {
-            label: running.spec.label.clone(),
-            state: running.state(now),
-            endpoint: running.active(),
-        };
-        let peers = registry.peers.iter();
-        peers.map(|(key, running)| (*key, sight(running))).collect()
     }
 
     /// Every peer as it is now, in the order of their keys.
@@ -361,7 +325,7 @@ impl Running {
         choice
     }
 
-    fn active(&self) -> Option<SocketAddr> {
+    pub(super) fn active(&self) -> Option<SocketAddr> {
         self.peer.endpoint().map(|endpoint| endpoint.remote)
     }
 

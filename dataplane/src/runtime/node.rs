@@ -120,7 +120,7 @@ impl Node {
         let sources = outer.udp.clone().and_then(|udp| {
             SourceWatch::open(udp)
                 .map_err(|error| {
-                    warn!("source addresses are not kept in step with routes: {error}")
+                    warn!("source addresses are not kept in step with routes: {error}");
                 })
                 .ok()
         });

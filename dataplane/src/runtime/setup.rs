@@ -260,6 +260,10 @@ fn udp_alone(udp: &UdpPort, request: &OuterRequest, notes: Vec<String>) -> OpenO
     }
 }
 
+/// Packets that wait in the TUN interface for a worker. The kernel's 500 are 2 ms of single packets
+/// at a rate that one worker carries: less than it may be kept from its CPU.
+const TUN_QUEUE: u32 = 2000;
+
 type InnerPorts = (Vec<Box<dyn InnerRx>>, Box<dyn InnerTx>);
 
 /// Opens the inner side for `workers` workers; the name too, where it is an interface.
@@ -277,6 +281,7 @@ fn open_inner(
             let tun = Tun::open(&TunConfig {
                 mtu: u32::from(mtu),
                 queues: workers,
+                queue_length: Some(TUN_QUEUE),
                 ..TunConfig::new(name)
             })?;
             let queue = |number| Some((tun.rx(number)?, tun.tx(number)?));

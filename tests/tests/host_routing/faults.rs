@@ -14,6 +14,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::bed::{Bed, DOWN, LINK, Member, Result, UP, nft, ula, wait_for};
 use crate::objects::snapshot;
 
+/// Tells the test.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
 /// Member 1 in a process of its own, to be killed.
 pub(crate) const MEMBER: Role = Role {
     name: "member",
@@ -21,13 +27,12 @@ pub(crate) const MEMBER: Role = Role {
         let bypass = arguments.first().is_some_and(|word| word == "bypass");
         match Member::start_here(1, Outer::udp(), bypass) {
             Ok(_member) => {
-                println!("ready");
-                let _ = std::io::stdout().flush();
+                say("ready");
                 thread::sleep(Duration::from_secs(600));
                 ExitCode::FAILURE
             }
             Err(error) => {
-                println!("{error}");
+                say(&error.to_string());
                 ExitCode::FAILURE
             }
         }

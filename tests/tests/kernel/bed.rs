@@ -15,7 +15,7 @@ use ringspan_tests::privilege::Need;
 use ringspan_tests::traffic::ping::{Options, ping};
 use ringspan_tests::vm::{Guest, Machine, Room};
 
-use crate::boringtun::BORINGTUN;
+use crate::boringtun::{BORINGTUN, UNCONNECTED};
 
 pub(crate) type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -254,11 +254,18 @@ impl Peer {
             Kind::Kernel | Kind::NewerKernel => {
                 room.shell(&format!("ip link add {device} type wireguard"))?;
             }
-            Kind::WireguardGo => run(&room, &device, "wireguard-go --foreground")?,
+            Kind::WireguardGo => {
+                run(
+                    &room,
+                    &device,
+                    &format!("wireguard-go --foreground {device}"),
+                )?;
+            }
             Kind::Boringtun => {
                 let program = std::env::current_exe()?;
                 let role = BORINGTUN.arguments().join(" ");
-                run(&room, &device, &format!("{} {role}", program.display()))?;
+                let command = format!("{} {role} {device} {UNCONNECTED}", program.display());
+                run(&room, &device, &command)?;
             }
         }
         room.move_out(&device)?;
@@ -370,7 +377,7 @@ impl Peer {
 /// a process in a role ends with the one that started it.
 fn run(room: &Room<'_>, device: &str, command: &str) -> Fallible<()> {
     room.shell(&format!(
-        "{{ setsid {command} {device}; true; }} < /dev/null > /run/{device}.log 2>&1 &
+        "{{ setsid {command}; true; }} < /dev/null > /run/{device}.log 2>&1 &
          for i in $(seq 300); do
              [ ! -S /var/run/wireguard/{device}.sock ] || exit 0
              kill -0 $! || break

@@ -3,18 +3,26 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
+use std::time::Duration;
 
 use ringspan::crypto::PublicKey;
 use ringspan_tests::harness::TestResult;
 use ringspan_tests::netns::Namespace;
 
 use crate::bed::{Bed, Driver, Fallible, Kind, PATIENCE, PORT, bridge, network, outer, wait_for};
-use crate::flood::Flood;
+use crate::flood::{Flood, Pace};
 
-/// Forged initiations at a time, for a queue of 4096 of which 512 are load: ours, and the kernel's.
-const BURST: usize = 2500;
-/// The same for a queue of 1024 (`wireguard-go`), or where 100 a second are load (boringtun).
-const SMALL_BURST: usize = 500;
+/// For a queue of 4096 of which 512 are load: ours, and the kernel's.
+const PACE: Pace = Pace {
+    burst: 2500,
+    patience: Duration::from_millis(200),
+};
+/// Where 100 a second are load (boringtun). A slow machine needs its time for them, and the socket's
+/// buffer has to hold them all.
+const SMALL_PACE: Pace = Pace {
+    burst: 200,
+    patience: Duration::from_millis(1500),
+};
 
 /// Their queue is full of forged initiations: our initiation is answered by a cookie, the next one
 /// bears it and gets through, while the flood goes on.
@@ -22,8 +30,8 @@ pub(crate) fn they_are_under_load(kind: Kind, driver: Driver) -> TestResult {
     let bed = Bed::strangers(kind, driver)?;
     bed.tell_them(None, None)?;
     let victim = SocketAddr::new(outer(bed.number, 2, 4), PORT);
-    let burst = if kind.is_kernel() { BURST } else { SMALL_BURST };
-    flooded(&bed, victim, &bed.peer.public_key(), burst, |flood| {
+    let pace = if kind.is_kernel() { PACE } else { SMALL_PACE };
+    flooded(&bed, victim, &bed.peer.public_key(), pace, |flood| {
         bed.tell_us(Some(victim.ip()))?;
         wait_for("a cookie is understood", 2 * PATIENCE, || {
             bed.us.knock(4);
@@ -57,7 +65,7 @@ pub(crate) fn we_are_under_load(kind: Kind, driver: Driver) -> TestResult {
     bed.tell_us(None)?;
     let victim = SocketAddr::new(outer(bed.number, 1, 4), PORT);
     let key = bed.us.plane.public_key();
-    flooded(&bed, victim, &key, BURST, |flood| {
+    flooded(&bed, victim, &key, PACE, |flood| {
         // A busy host may not keep our queue filled all the time: whoever gets in by a gap tries
         // again.
         for _ in 0..5 {
@@ -90,7 +98,7 @@ fn flooded(
     bed: &Bed,
     victim: SocketAddr,
     key: &PublicKey,
-    burst: usize,
+    pace: Pace,
     work: impl FnOnce(&Flood) -> Fallible<()>,
 ) -> Fallible<()> {
     let attacker = Namespace::new("attacker")?;
@@ -100,7 +108,7 @@ fn flooded(
     thread::scope(|scope| {
         let flooding = scope.spawn(|| {
             flood
-                .run(&attacker, victim, key, burst)
+                .run(&attacker, victim, key, pace)
                 .map_err(|error| error.to_string())
         });
         let cookies = || flood.cookies.load(Relaxed);

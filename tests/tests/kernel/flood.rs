@@ -19,8 +19,13 @@ use crate::bed::Fallible;
 
 /// A cookie reply: its length on the wire, and its type.
 const COOKIE_REPLY: (usize, u8) = (64, 3);
-/// How long a probe may take. When it is lost, or answered by nothing, the next burst follows.
-const PROBE_LIMIT: Duration = Duration::from_millis(200);
+/// Forged initiations at a time, and how long the probe behind them may take. When it is lost, or
+/// answered by nothing, the next burst follows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    pub(crate) burst: usize,
+    pub(crate) patience: Duration,
+}
 
 /// What a flood has come to.
 #[derive(Debug, Default)]
@@ -34,7 +39,7 @@ pub(crate) struct Flood {
 }
 
 impl Flood {
-    /// Floods until [`stop`](Self::stop). Each burst of so many ends with one initiation from the attacker's
+    /// Floods until [`stop`](Self::stop). Each burst ends with one initiation from the attacker's
     /// own address, and the next one follows when that was answered: the victim's queue is kept
     /// filled, whatever its speed, and not overflowing for ever.
     pub(crate) fn run(
@@ -42,7 +47,7 @@ impl Flood {
         from: &Namespace,
         victim: SocketAddr,
         key: &PublicKey,
-        burst: usize,
+        pace: Pace,
     ) -> Fallible<()> {
         let IpAddr::V4(address) = victim.ip() else {
             return Err("floods are of IPv4".into());
@@ -52,10 +57,10 @@ impl Flood {
             Ok((raw, UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))
         })?;
         own.connect(victim)?;
-        own.set_read_timeout(Some(PROBE_LIMIT))?;
+        own.set_read_timeout(Some(pace.patience))?;
         let mut forger = Forger::new(key);
         // Made beforehand: to make one takes longer than to refuse it.
-        let packets: Vec<_> = (0..burst)
+        let packets: Vec<_> = (0..pace.burst)
             .map(|_| forger.packet(address, victim.port()))
             .collect();
         while !self.stop.load(Relaxed) {

@@ -28,6 +28,8 @@ use crate::handshakes::Beginning;
 
 type Case = (&'static str, fn(Kind, Driver) -> TestResult);
 
+type ClockCase = (&'static str, fn(Kind) -> TestResult);
+
 /// What every implementation is put through.
 const FOR_ALL: &[Case] = &[
     ("they_follow_us", roaming::they_follow_us),
@@ -45,7 +47,7 @@ const FOR_ALL: &[Case] = &[
 ];
 
 /// What our node does when its clock, and no other, is turned: no matter of drivers.
-const WITH_TURNED_CLOCK: &[(&str, fn(Kind) -> TestResult)] = &[
+const WITH_TURNED_CLOCK: &[ClockCase] = &[
     ("we_renew_at_120_seconds", rekey::we_renew_at_120_seconds),
     (
         "we_keep_fresh_at_165_seconds",
@@ -86,6 +88,10 @@ fn main() -> ExitCode {
         }
         for kind in Kind::ALL {
             for &(name, case) in FOR_ALL {
+                // Emulated, it is too slow to be kept under load and to answer within 5 s.
+                if kind == Kind::WireguardGo && name == "cookies::they_are_under_load" {
+                    continue;
+                }
                 let mut needs = needs(kind, driver);
                 if name.starts_with("nat::") {
                     needs.push(Need::Program("nft"));

@@ -154,7 +154,7 @@ impl Turned {
                 log.index = datagram[4..8].try_into().ok();
             }
             tunnel.decapsulate(*now, datagram, from, &mut |action| {
-                act(&action, socket, log)
+                act(&action, socket, log);
             });
         }
         Ok(())

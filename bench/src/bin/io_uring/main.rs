@@ -9,6 +9,8 @@
 //! one thread takes them out; or times how it puts them in. Filling and draining never overlap, so
 //! nothing waits, and what is measured is the path through the kernel alone.
 
+#![expect(clippy::print_stdout, reason = "a program for people")]
+
 mod ring;
 
 use std::error::Error;
@@ -66,7 +68,8 @@ fn compare(
             let began = cpu();
             let moved = run()?;
             let took = cpu() - began;
-            if moved != PACKETS {
+            // The host may have had a word of its own to say.
+            if moved < PACKETS {
                 return Err(format!("{title}, {}: {moved} packets of {PACKETS}", way.name).into());
             }
             way.rounds.push(took.as_nanos() as f64 / moved as f64);
@@ -152,7 +155,7 @@ fn recvmmsg_all(socket: &UdpSocket, arena: &mut [u8]) -> usize {
 fn tun(rounds: usize, size: usize) -> Result<()> {
     let space = Namespace::new("uring")?;
     let tun = space.run(|| Tun::open(&TunConfig::new("tun0")))?;
-    space.add_address("tun0", "10.66.0.1/24".parse()?)?;
+    space.add_address("tun0", "10.66.0.1/24".parse::<ipnet::IpNet>()?)?;
     let rx = tun.rx(0).ok_or("no queue")?;
     let mut fd = -1;
     rx.poll_fds(&mut |queue: BorrowedFd<'_>| fd = queue.as_raw_fd());
@@ -241,6 +244,7 @@ fn udp(rounds: usize, size: usize) -> Result<()> {
     let payload = vec![0_u8; size];
     let mut arena = vec![0_u8; SLOT * BATCH];
     let mut ring = Ring::new(sink.as_raw_fd(), BATCH, SLOT)?;
+    let mut multishot = Ring::new(sink.as_raw_fd(), BATCH, SLOT)?;
     let mut fill = || -> Result<()> {
         for _ in 0..PACKETS {
             source.send(&payload)?;
@@ -259,7 +263,7 @@ fn udp(rounds: usize, size: usize) -> Result<()> {
             }),
             ("io_uring, 64 recvmsg", &mut || ring.recvmsg_all()),
             ("io_uring, multishot recvmsg", &mut || {
-                ring.multishot(PACKETS)
+                multishot.multishot(PACKETS)
             }),
         ],
     )

@@ -35,8 +35,9 @@ struct BufferRing {
     tail: u16,
 }
 
+/// A page of buffer entries, which the kernel reads.
 #[repr(align(4096))]
-struct Entry([u8; 4096]);
+struct Entry(#[expect(dead_code, reason = "written through a pointer")] [u8; 4096]);
 
 impl Ring {
     /// On `fd`, with `batch` buffers of `slot` bytes.

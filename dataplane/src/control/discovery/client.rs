@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, bounded};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::cipher::{CipherError, ClusterCipher};
 use super::roster::{Change, Roster};
@@ -189,6 +189,7 @@ pub struct Client {
     bell: Arc<Waker>,
     announcements: watch::Sender<Option<Arc<Sealed>>>,
     orders: mpsc::UnboundedSender<Order>,
+    moved: Arc<Notify>,
     thread: Option<JoinHandle<()>>,
     cipher: ClusterCipher,
     node_id: String,
@@ -229,6 +230,12 @@ impl Client {
         self.bell.drain();
         self.bell.take();
         self.events.try_iter().collect()
+    }
+
+    /// Connects anew, without waiting for the present connection to fail: this host has lost the
+    /// address that it was made from, say. Nothing where there is no connection.
+    pub fn reconnect(&self) {
+        self.moved.notify_one();
     }
 
     /// Announces something else. The same again is not sent before its time.
@@ -292,7 +299,14 @@ impl Client {
             .build()?;
         let bell = Arc::new(Waker::new()?);
         let call = config.timings.call;
-        let session = Session::new(config, roster, announced, reports, Arc::clone(&bell));
+        let moved = Arc::new(Notify::new());
+        let session = Session::new(
+            config,
+            roster,
+            announced,
+            (reports, Arc::clone(&bell)),
+            Arc::clone(&moved),
+        );
         let thread = std::thread::Builder::new()
             .name("discovery".into())
             .spawn(move || {
@@ -306,6 +320,7 @@ impl Client {
             call,
             announcements,
             orders,
+            moved,
             thread: Some(thread),
             cipher,
             node_id,

@@ -58,6 +58,9 @@ pub enum CallError {
         /// The service's own words, cut and without the cluster's id.
         message: String,
     },
+    /// The owner wants another connection: this host has lost the address of this one, say.
+    #[error("this host has moved: the discovery service is connected to anew")]
+    Moved,
     /// It sends its clients elsewhere: no failure.
     #[error("the discovery service redirects to {url}")]
     Redirected {

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 use crossbeam_channel::{Sender, TrySendError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::backoff::Backoff;
@@ -42,6 +42,8 @@ pub(super) struct Session {
     reports: Sender<Event>,
     /// Woken with each report.
     bell: Arc<Waker>,
+    /// Told when the connection is to be given up.
+    moved: Arc<Notify>,
     route: Route,
     backoff: Backoff,
     /// The connection, while there is one.
@@ -59,8 +61,8 @@ impl Session {
         config: Config,
         roster: Roster,
         announced: watch::Receiver<Option<Arc<Sealed>>>,
-        reports: Sender<Event>,
-        bell: Arc<Waker>,
+        (reports, bell): (Sender<Event>, Arc<Waker>),
+        moved: Arc<Notify>,
     ) -> Self {
         let timings = &config.timings;
         Self {
@@ -71,6 +73,7 @@ impl Session {
             announced,
             reports,
             bell,
+            moved,
             service: None,
             confirmed: None,
             found_first: 0,
@@ -106,7 +109,7 @@ impl Session {
             self.service = None;
             if !matches!(
                 reason,
-                CallError::Redirected { .. } | CallError::Redirect(_)
+                CallError::Redirected { .. } | CallError::Redirect(_) | CallError::Moved
             ) {
                 self.route.failed();
             }
@@ -150,6 +153,13 @@ impl Session {
     ) -> Result<core::convert::Infallible, CallError> {
         let timings = self.config.timings;
         let mut refresh_at = Instant::now();
+        let moved = Arc::clone(&self.moved);
+        // What was asked for before this connection began is done.
+        tokio::select! {
+            biased;
+            () = moved.notified() => {}
+            () = core::future::ready(()) => {}
+        }
         // Just told: what the snapshot lacked is about to be sent.
         self.roster.take_own_missing();
         loop {
@@ -169,9 +179,14 @@ impl Session {
                         refresh_at = refresh_at.min(Instant::now() + timings.confirm / 2);
                     }
                 }
+                () = moved.notified() => return Err(CallError::Moved),
                 Ok(()) = self.announced.changed() => refresh_at = Instant::now(),
                 () = sleep_until(refresh_at), if self.announcement().is_some() => {
-                    self.refresh(&mut service).await?;
+                    // What it may lose is that it was announced, which the next one tells.
+                    tokio::select! {
+                        refreshed = self.refresh(&mut service) => refreshed?,
+                        () = moved.notified() => return Err(CallError::Moved),
+                    }
                     refresh_at = Instant::now() + timings.refresh;
                 }
                 () = sleep_until(ask_at.unwrap_or(refresh_at)), if ask_at.is_some() => {

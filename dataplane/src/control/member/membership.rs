@@ -152,6 +152,12 @@ impl Membership {
             .is_some_and(|registry| core::mem::replace(&mut registry.public_ip, address) != address)
     }
 
+    /// The machine's addresses, as last told.
+    #[must_use]
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
     /// Takes the machine's addresses. True where that is news.
     pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) -> bool {
         let news = self.addresses != addresses;

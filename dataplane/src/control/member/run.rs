@@ -7,12 +7,12 @@ use std::os::fd::AsFd;
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::builder::Member;
 use super::membership::Membership;
 use super::view::{MemberHandle, ServiceState};
-use crate::control::discovery::{Announcement, Client, Event};
+use crate::control::discovery::{Announcement, CallError, Client, Event};
 use crate::control::{Feed, PeerSpec, Source, SpecChange};
 use crate::runtime::clock::monotonic;
 use crate::runtime::paths::HostWatch;
@@ -179,8 +179,14 @@ impl Running<'_> {
         match host.state() {
             Ok(state) => {
                 let found = state.addresses.into_iter().map(|found| found.address);
-                self.membership
-                    .set_addresses(found.collect::<Vec<IpAddr>>())
+                let found: Vec<IpAddr> = found.collect();
+                let lost = |address: &IpAddr| !found.contains(address);
+                if self.membership.addresses().iter().any(lost) {
+                    // A connection from there would only fail when a call takes too long.
+                    let links = self.links.iter().flatten();
+                    links.for_each(|link| link.client.reconnect());
+                }
+                self.membership.set_addresses(found)
             }
             Err(error) => {
                 warn!("the machine's addresses cannot be read: {error}");
@@ -219,8 +225,12 @@ impl Running<'_> {
                     // What it had told until then is as good as ever.
                     link.catching_up = false;
                     members = true;
-                    let reason = reason.to_string();
-                    state = Some(ServiceState::Disconnected { reason });
+                    state = Some(match reason {
+                        CallError::Moved => ServiceState::Connecting,
+                        reason => ServiceState::Disconnected {
+                            reason: reason.to_string(),
+                        },
+                    });
                 }
             }
             if let (Some(state), Some(shown)) =
@@ -288,7 +298,7 @@ impl Running<'_> {
         if self.observe {
             return;
         }
-        info!(
+        debug!(
             "announcing endpoints {:?}",
             self.announcement.affiliate.kubespan.endpoints
         );

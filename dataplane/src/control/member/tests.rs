@@ -370,6 +370,34 @@ fn what_is_missing_is_named() {
     assert!(url.to_string().contains("`ftp://x` is no URL"), "{url}");
 }
 
+#[test]
+fn no_secret_is_in_debug() {
+    let key = PrivateKey::from([0x42; 32]);
+    let builder = Member::builder(&config()).identity(key, "own");
+    let mut shown = format!("{builder:?}");
+    let member = builder.build().unwrap();
+    shown += &format!(
+        "{member:?} {:?} {:?}",
+        member.handle(),
+        member.handle().state()
+    );
+    let mut own = membership(config(), 1);
+    own.observe(0, self::member(2, "10.0.0.2"));
+    shown += &format!("{:?} {own:?}", own.peers(at(0)));
+    // Of the private key, of the secret: as numbers, as hexadecimal digits, as base64.
+    for tell in [
+        "66, 66, 66",
+        "424242",
+        "QkJC",
+        "7, 7, 7",
+        "070707",
+        "BwcH",
+        ID,
+    ] {
+        assert!(!shown.contains(tell), "{tell} is in {shown}");
+    }
+}
+
 proptest! {
     /// Whatever services report, in whatever order: a peer runs once, no prefix has two owners,
     /// and who is present somewhere runs.

@@ -386,7 +386,7 @@ pub(in crate::runtime) fn route(message: &RouteMessage) -> Route {
             RouteAttribute::Oif(index) => interface = Some(*index),
             RouteAttribute::Priority(metric) => found.metric = *metric,
             RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => {
-                gateway = true
+                gateway = true;
             }
             RouteAttribute::Metrics(metrics) => {
                 found.mtu = metrics.iter().find_map(|metric| match metric {

@@ -266,7 +266,7 @@ impl World {
         self.sides.fill(0);
         absent.into_iter().for_each(|number| self.join(number));
         // What has died expires at the service, and is then held for a while.
-        self.settle(REFRESH * 4);
+        self.settle(REFRESH * 3 + 300);
     }
 
     /// A few things at once.
@@ -377,9 +377,9 @@ impl World {
     fn settle(&mut self, seconds: u64) {
         let end = self.second + seconds;
         while self.second < end {
-            // The last minutes as closely as everything before, so that the end is no stride's.
-            let stride = if self.second + 300 < end {
-                3 * STEP
+            // The end as closely as everything before, so that it is no stride's doing.
+            let stride = if self.second + 120 < end {
+                6 * STEP
             } else {
                 STEP
             };
@@ -525,7 +525,7 @@ impl World {
             let specs = node.registry.peers.values().map(|running| &running.spec);
             check_addresses(node, specs);
         }
-        println!(
+        eprintln!(
             "{} nodes, {pairs} pairs are up after {second} s",
             living.len()
         );

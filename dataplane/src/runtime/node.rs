@@ -120,7 +120,7 @@ impl Node {
         let sources = outer.udp.clone().and_then(|udp| {
             SourceWatch::open(udp)
                 .map_err(|error| {
-                    warn!("source addresses are not kept in step with routes: {error}")
+                    warn!("source addresses are not kept in step with routes: {error}");
                 })
                 .ok()
         });
@@ -180,6 +180,12 @@ impl Node {
     #[must_use]
     pub fn dropped_mail(&self) -> u64 {
         self.mailbox.dropped()
+    }
+
+    /// Whether a driver's interface was removed while the node ran.
+    #[must_use]
+    pub fn is_detached(&self) -> bool {
+        self.workers.iter().any(WorkerThread::is_detached)
     }
 
     /// What every driver says of itself.

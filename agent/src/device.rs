@@ -17,6 +17,7 @@ use crate::config::{DEFAULT_MTU, LogLevel, MAX_SPIN_MICROS, OuterChoice, OuterDr
 use crate::failure::Failure;
 use crate::net::{LinkWatch, interface_index};
 use crate::signals::EndSignals;
+use crate::socket_watch::SocketWatch;
 use crate::status::StatusSocket;
 use crate::up::tunnel::{Serving, io_error, outer, status};
 use crate::up::{UpError, machine};
@@ -195,6 +196,8 @@ fn run(name: &str, settings: &Settings, tell_parent: bool) -> Result<(), Failure
     let card = machine::check(name, &settings.outer, 0).map_err(UpError::from)?;
     privilege::check(settings.outer.driver)?;
     let socket = UapiSocket::bind(name).map_err(DeviceError::from)?;
+    let socket_watch =
+        SocketWatch::start(socket.path()).map_err(io_error("watching the socket"))?;
     let status_socket = StatusSocket::bind(RUN_DIR.as_ref(), name)?;
     let mut signals = EndSignals::catch().map_err(io_error("catching signals"))?;
 
@@ -222,6 +225,7 @@ fn run(name: &str, settings: &Settings, tell_parent: bool) -> Result<(), Failure
         resolver: None,
         watch: &watch,
         signals: &mut signals,
+        socket: Some(&socket_watch),
     }
     .run();
     drop((uapi, shown));

@@ -13,6 +13,7 @@ mod net;
 mod privilege;
 mod resolve;
 mod signals;
+mod socket_watch;
 mod status;
 mod up;
 

@@ -139,6 +139,13 @@ impl Dataplane {
         self.interface.as_deref()
     }
 
+    /// Whether the inner interface was removed by somebody else, also after it was moved to another
+    /// network namespace: nothing will come from it any more, the node can be shut down.
+    #[must_use]
+    pub fn interface_is_gone(&self) -> bool {
+        self.node.is_detached()
+    }
+
     /// This node's identity.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {

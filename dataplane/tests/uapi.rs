@@ -179,7 +179,10 @@ fn everything_that_is_set_is_shown() {
         "a node without an identity shows none"
     );
 
-    let (own, peer, secret) = ([0x41; 32], [0x42; 32], [0x43; 32]);
+    // Clamped: it is shown as it is set.
+    let mut own = [0x41; 32];
+    own[0] = 0x40;
+    let (peer, secret) = ([0x42; 32], [0x43; 32]);
     let request = format!(
         "set=1\nprivate_key={}\nreplace_peers=true\npublic_key={}\npreshared_key={}\n\
          endpoint=[2001:db8::1]:51820\npersistent_keepalive_interval=25\n\
@@ -428,7 +431,7 @@ fn port_and_private_key_change_while_running() {
     assert_eq!(a.receive(), packet(2, 1, 2));
     assert_eq!(b.plane.statuses()[0].endpoint.unwrap().port(), after);
 
-    let new = PrivateKey::from([0x77; 32]);
+    let new = PrivateKey::from([0x70; 32]);
     let request = format!("set=1\nprivate_key={}\n\n", hex(new.as_bytes()));
     assert_eq!(scratch.ask("wg0", &request), "errno=0\n\n");
     assert_ne!(a.plane.public_key(), key);

@@ -9,7 +9,7 @@ use std::io;
 use ringspan::runtime::rtnetlink::{Family, HostNetlink, MAIN_TABLE, Route, RouteWay};
 
 pub(crate) use policy::mark;
-pub(crate) use ringspan::runtime::rtnetlink::LinkWatch;
+pub(crate) use ringspan::runtime::rtnetlink::{Fate, LinkWatch};
 pub(crate) use setup::{Setup, SetupError};
 
 /// The machine's interfaces, as this network namespace sees them.

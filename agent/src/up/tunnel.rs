@@ -10,14 +10,15 @@ use ringspan::control::uapi::{UapiServer, UapiSocket};
 use ringspan::crypto::PublicKey;
 use ringspan::runtime::wishes::XdpSend;
 use ringspan::{Dataplane, Inner, Outer};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::UpError;
 use crate::config::{Config, OuterChoice, OuterDriver, OuterSend, PeerConfig, XdpMode};
-use crate::net::{self, LinkWatch, Setup, interface_index};
+use crate::net::{self, Fate, LinkWatch, Setup, interface_index};
 use crate::resolve::{Known, Resolver, specs};
 use crate::signals::EndSignals;
+use crate::socket_watch::SocketWatch;
 use crate::status::StatusSocket;
 use crate::status::report::{self, TunnelStatus};
 
@@ -63,6 +64,7 @@ pub(crate) fn run(
         resolver: resolver.as_ref(),
         watch: &watch,
         signals: &mut signals,
+        socket: None,
     }
     .run();
 
@@ -137,21 +139,39 @@ pub(crate) struct Serving<'a> {
     pub(crate) resolver: Option<&'a Resolver>,
     pub(crate) watch: &'a LinkWatch,
     pub(crate) signals: &'a mut EndSignals,
+    /// Ends the node when its file goes, if given.
+    pub(crate) socket: Option<&'a SocketWatch>,
 }
 
+/// How often an interface in another namespace is looked after.
+const ROUND: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 500_000_000,
+};
+
 impl Serving<'_> {
-    /// Waits for the end: a signal, or the removal of the interface. Meanwhile tells control of
-    /// names that were found.
+    /// Waits for the end: a signal, the removal of the interface, wherever it was moved to, or that
+    /// of the socket. Meanwhile tells control of names that were found.
     pub(crate) fn run(&mut self) -> Result<(), UpError> {
         let mut known = Known::new();
+        let mut moved = false;
         loop {
-            self.wait().map_err(io_error("waiting for signals"))?;
+            self.wait(moved).map_err(io_error("waiting for signals"))?;
             if self.signals.came() {
                 return Ok(());
             }
-            let removed = self.watch.removed();
-            if removed.map_err(io_error("watching the tunnel's interface"))? {
+            let fate = self.watch.look();
+            let fate = fate.map_err(io_error("watching the tunnel's interface"))?;
+            if fate == Fate::Moved && !moved {
+                moved = true;
+                tracing::info!("the tunnel's interface is in another namespace now");
+            }
+            if fate == Fate::Removed || moved && self.plane.interface_is_gone() {
                 tracing::warn!("the tunnel's interface was removed");
+                return Ok(());
+            }
+            if self.socket.is_some_and(SocketWatch::removed) {
+                tracing::warn!("the configuration socket was removed");
                 return Ok(());
             }
             if self.resolver.is_some_and(|r| r.collect(&mut known)) {
@@ -160,15 +180,19 @@ impl Serving<'_> {
         }
     }
 
-    fn wait(&self) -> io::Result<()> {
-        let all = [Some(self.signals.as_fd()), Some(self.watch.as_fd())];
+    fn wait(&self, moved: bool) -> io::Result<()> {
+        let all = [
+            Some(self.signals.as_fd()),
+            Some(self.watch.as_fd()),
+            self.socket.map(AsFd::as_fd),
+        ];
         let mut waiting: Vec<_> = all
             .into_iter()
             .chain([self.resolver.map(AsFd::as_fd)])
             .flatten()
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
-        match poll(&mut waiting, None) {
+        match poll(&mut waiting, moved.then_some(&ROUND)) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

@@ -31,7 +31,7 @@ pub(crate) const KEYS: [(&str, &str); 2] = [
 ];
 pub(crate) const PRESHARED: &str = "7J0gmzsELa4knJqrl0rMILLocf2k/1dCtUVgn7QB5Ac=";
 
-type Answer<T> = Result<T, Box<dyn Error>>;
+pub(crate) type Answer<T> = Result<T, Box<dyn Error>>;
 
 /// The socket of an interface.
 pub(crate) fn socket(name: &str) -> PathBuf {
@@ -169,8 +169,52 @@ impl Bed {
         }
     }
 
+    /// Two nodes that know each other, at 10.77.0.1 and 10.77.0.2.
+    pub(crate) fn pair(&self, names: &[String; 2], driver: &str) -> Answer<Vec<Node>> {
+        let mut nodes = Vec::new();
+        for (at, name) in names.iter().enumerate() {
+            nodes.push(self.foreground(at, name, driver)?);
+            let (own, other) = (KEYS[at].0, KEYS[1 - at].1);
+            let own = self.file(&format!("key{at}"), own)?;
+            let prefix = format!("10.77.0.{}/32", 2 - at);
+            let endpoint = format!("10.9.0.{}:51820", 2 - at);
+            self.wg(
+                at,
+                &[
+                    "set",
+                    name,
+                    "private-key",
+                    &own,
+                    "listen-port",
+                    "51820",
+                    "peer",
+                    other,
+                    "allowed-ips",
+                    &prefix,
+                    "endpoint",
+                    &endpoint,
+                ],
+            )?;
+            let address: ipnet::IpNet = format!("10.77.0.{}/24", at + 1).parse()?;
+            self.namespaces[at].add_address(name, address)?;
+            self.namespaces[at].up(name)?;
+        }
+        Ok(nodes)
+    }
+
     /// `ringspan -f NAME`, once `wg` sees it.
     pub(crate) fn foreground(&self, at: usize, name: &str, driver: &str) -> Answer<Node> {
+        self.foreground_at(at, name, driver, "debug")
+    }
+
+    /// The same, with a level of logging.
+    pub(crate) fn foreground_at(
+        &self,
+        at: usize,
+        name: &str,
+        driver: &str,
+        level: &str,
+    ) -> Answer<Node> {
         let log = self.scratch.join(format!("{name}.log"));
         let stderr = File::create(&log)?;
         let outer = match driver {
@@ -182,7 +226,7 @@ impl Bed {
                 command
                     .args(["-f", name])
                     .env("RINGSPAN_OUTER", outer)
-                    .env("LOG_LEVEL", "debug")
+                    .env("LOG_LEVEL", level)
                     .stderr(stderr);
             })?
             .leaving(socket(name));
@@ -245,6 +289,11 @@ impl Node {
     pub(crate) fn end(&mut self, signal: Signal) -> Answer<ExitStatus> {
         let pid = i32::try_from(self.process.id())?;
         kill_process(Pid::from_raw(pid).ok_or("no process")?, signal)?;
+        self.wait()
+    }
+
+    /// Until it has ended by itself.
+    pub(crate) fn wait(&mut self) -> Answer<ExitStatus> {
         Ok(self.process.wait(PATIENCE)?)
     }
 

@@ -2,6 +2,8 @@
 //! Needs root and wireguard-tools; the harness reports what cannot run here.
 
 mod bed;
+mod lifecycle;
+mod protocol;
 
 use std::fs;
 use std::net::IpAddr;
@@ -19,6 +21,12 @@ use rustix::process::Signal;
 use bed::{Bed, KEYS, PATIENCE, PRESHARED, socket, text};
 
 const WG: &[Need] = &[Need::Namespaces, Need::Tun, Need::Program("wg")];
+const WG_GO: &[Need] = &[
+    Need::Namespaces,
+    Need::Tun,
+    Need::Program("wg"),
+    Need::Program("wireguard-go"),
+];
 const WG_XDP: &[Need] = &[
     Need::Namespaces,
     Need::Tun,
@@ -54,6 +62,32 @@ fn main() -> ExitCode {
             "a_wrong_environment_is_named",
             WG,
             a_wrong_environment_is_named,
+        )
+        .test(
+            "answers_as_wireguard_go_does",
+            WG_GO,
+            protocol::answers_as_wireguard_go_does,
+        )
+        .test(
+            "long_lists_are_shown_whole",
+            WG,
+            protocol::long_lists_are_shown_whole,
+        )
+        .test(
+            "keys_and_prefixes_as_netns_sh_wants_them",
+            WG,
+            protocol::keys_and_prefixes_as_netns_sh_wants_them,
+        )
+        .test("ends_with_its_socket", WG, lifecycle::ends_with_its_socket)
+        .test(
+            "log_levels_are_wireguard_go_s",
+            WG,
+            lifecycle::log_levels_are_wireguard_go_s,
+        )
+        .test(
+            "outlives_the_move_of_its_interface",
+            WG,
+            lifecycle::outlives_the_move_of_its_interface,
         )
         .test("wg_quick_up_and_down", QUICK, wg_quick_up_and_down)
         .test(
@@ -292,34 +326,7 @@ fn hot_changes(driver: &str) -> TestResult {
     const DATAGRAMS: u64 = 5_000;
     let bed = Bed::new()?;
     let names = [unique_name("rsw"), unique_name("rsw")];
-    let mut nodes = Vec::new();
-    for (at, name) in names.iter().enumerate() {
-        nodes.push(bed.foreground(at, name, driver)?);
-        let (own, other) = (KEYS[at].0, KEYS[1 - at].1);
-        let own = bed.file(&format!("key{at}"), own)?;
-        let prefix = format!("10.77.0.{}/32", 2 - at);
-        let endpoint = format!("10.9.0.{}:51820", 2 - at);
-        bed.wg(
-            at,
-            &[
-                "set",
-                name,
-                "private-key",
-                &own,
-                "listen-port",
-                "51820",
-                "peer",
-                other,
-                "allowed-ips",
-                &prefix,
-                "endpoint",
-                &endpoint,
-            ],
-        )?;
-        let address: ipnet::IpNet = format!("10.77.0.{}/24", at + 1).parse()?;
-        bed.namespaces[at].add_address(name, address)?;
-        bed.namespaces[at].up(name)?;
-    }
+    let mut nodes = bed.pair(&names, driver)?;
     let far: IpAddr = "10.77.0.2".parse()?;
     let pings = bed.namespaces[0].run(|| ping(far, Options::default()))?;
     assert!(pings.all_answered(), "{pings:?}");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use crate::crypto::x25519::clamped;
 use crate::crypto::{PresharedKey, PrivateKey, PublicKey};
 use crate::engine::handshakes::{AddPeerError, IdentityError, PeerConfig};
 use crate::mesh::{Endpoint, Peer, TableUpdate};
@@ -88,7 +89,7 @@ impl PeerChange {
 /// A node as it is now. Contains its secrets.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeviceState {
-    /// `None` where none was set.
+    /// Clamped (RFC 7748 §5); `None` where none was set.
     pub private_key: Option<PrivateKey>,
     /// The UDP port that is bound.
     pub listen_port: u16,
@@ -187,7 +188,8 @@ impl Control {
     }
 
     fn set_private_key(&self, peers: &mut Peers, wanted: &PrivateKey) -> Result<(), ChangeError> {
-        let wanted = (*wanted != PrivateKey::from([0; 32])).then(|| wanted.clone());
+        // Clamped at once, as in the kernel: what is shown is what counts.
+        let wanted = (*wanted != PrivateKey::from([0; 32])).then(|| clamped(wanted));
         let mut identity = self.identity();
         if identity.private_key == wanted {
             return Ok(());

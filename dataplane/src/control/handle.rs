@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 
+use crate::crypto::x25519::clamped;
 use crate::crypto::{PrivateKey, PublicKey};
 use crate::engine::handshakes::PeerConfig;
 use crate::mesh::{Endpoint, Mesh, Peer};
@@ -61,7 +62,7 @@ impl Control {
         let (private_key, public_key) = node.identity();
         let identity = Identity {
             public_key: *public_key,
-            private_key: has_identity.then(|| private_key.clone()),
+            private_key: has_identity.then(|| clamped(private_key)),
         };
         Self {
             node,

@@ -182,6 +182,12 @@ impl Node {
         self.mailbox.dropped()
     }
 
+    /// Whether a driver's interface was removed while the node ran.
+    #[must_use]
+    pub fn is_detached(&self) -> bool {
+        self.workers.iter().any(WorkerThread::is_detached)
+    }
+
     /// What every driver says of itself.
     #[must_use]
     pub fn drivers(&self) -> Vec<DriverReport> {

@@ -1,6 +1,7 @@
 //! A worker thread: receives, opens, delivers; receives, seals, sends; sleeps when there is
 //! nothing to do.
 
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::Timespec;
+use rustix::io::Errno;
 use tracing::warn;
 
 use super::clock::monotonic;
@@ -86,6 +88,7 @@ enum Request {
 pub struct WorkerThread {
     waker: Arc<Waker>,
     requests: Sender<Request>,
+    detached: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -106,6 +109,7 @@ impl WorkerThread {
         let place = team.place(number, !ports.outer_rx.is_empty());
         let (requests, inbox) = unbounded();
         let wait_set = WaitSet::new(&ports, &waker)?;
+        let detached = Arc::new(AtomicBool::new(false));
         let run = Loop {
             number,
             engine,
@@ -118,6 +122,7 @@ impl WorkerThread {
             spin: Spin::new(options.spin),
             unsent_pause: UNSENT_POLL,
             failures: 0,
+            detached: Arc::clone(&detached),
             mtu: None,
             mtu_asked: None,
         };
@@ -132,6 +137,7 @@ impl WorkerThread {
         Ok(Self {
             waker,
             requests,
+            detached,
             thread: Some(thread),
         })
     }
@@ -140,6 +146,12 @@ impl WorkerThread {
     #[must_use]
     pub fn waker(&self) -> Arc<Waker> {
         Arc::clone(&self.waker)
+    }
+
+    /// Whether a driver's interface was removed, in whatever namespace it was by then.
+    #[must_use]
+    pub fn is_detached(&self) -> bool {
+        self.detached.load(Relaxed)
     }
 
     /// What its drivers say of themselves; empty where the worker is gone.
@@ -206,6 +218,7 @@ struct Loop {
     spin: Spin,
     unsent_pause: Duration,
     failures: u64,
+    detached: Arc<AtomicBool>,
     /// The inner interface's MTU, and when it was asked for.
     mtu: Option<u16>,
     mtu_asked: Option<Instant>,
@@ -384,6 +397,10 @@ impl Loop {
     /// the node.
     fn endure(&mut self, error: &io::Error) {
         self.failures += 1;
+        // What a TUN descriptor answers when its interface is gone.
+        if error.raw_os_error() == Some(Errno::BADFD.raw_os_error()) {
+            self.detached.store(true, Relaxed);
+        }
         if self.failures.is_power_of_two() {
             warn!(
                 "worker {}: a driver failed ({} times by now): {error}",

@@ -241,7 +241,7 @@ impl Node {
         let finished: Vec<io::Result<tcp::Transfer>> = self.namespace.run(|| {
             std::thread::scope(|scope| {
                 let running: Vec<_> = (0..streams).map(|_| scope.spawn(transfer)).collect();
-                let joined = running.into_iter().map(|one| one.join());
+                let joined = running.into_iter().map(std::thread::ScopedJoinHandle::join);
                 joined
                     .map(|one| one.unwrap_or_else(|_| Err(io::Error::other("a stream panicked"))))
                     .collect()
@@ -266,10 +266,18 @@ impl Node {
         Ok(self.plane.control().configure(change)?)
     }
 
-    pub(crate) fn counted(&self) -> Vec<(&'static str, u64)> {
-        let mut counters = self.plane.counters();
-        counters.retain(|(_, value)| *value != 0);
-        counters
+    /// All counters that are not zero, those of the drivers too: for a failure's message.
+    pub(crate) fn counted(&self) -> Vec<(String, u64)> {
+        let own = self.plane.counters().into_iter();
+        let own = own.map(|(name, value)| (name.to_owned(), value));
+        let drivers = self.plane.drivers().into_iter().flat_map(|report| {
+            let place = format!("{} {}", report.info.driver, report.port);
+            let statistics = report.statistics.into_iter();
+            statistics.map(move |(name, value)| (format!("{place} {name}"), value))
+        });
+        own.chain(drivers)
+            .filter(|(_, value)| *value != 0)
+            .collect()
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) fn answers_from_another_interface_s_address(driver: Driver) -> TestRe
             .add_route(net.parse::<IpNet>()?, OUTER, Some(a.outer(family)))?;
         b.apply(&[a.spec_at(Some(ip(far)))])?;
         a.apply(&[b.spec_at(None)])?;
+        // The XDP program is told of the new address by an event, and may not have heard of it yet.
+        wait_for("b reaches a", || b.knock(a.inner(4)));
         b.reaches(&a)?;
         a.reaches(&b)?;
         b.carries_by(driver, || b.reaches(&a))?;

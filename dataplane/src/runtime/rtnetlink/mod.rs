@@ -15,7 +15,7 @@ use netlink_sys::{Socket, SocketAddr};
 pub use self::host::{
     Family, HostNetlink, Link, MAIN_TABLE, Protocol, Route, RouteWay, Rule, RuleSelector,
 };
-pub use self::watch::LinkWatch;
+pub use self::watch::{Fate, LinkWatch};
 
 /// The bytes of a netlink header (`struct nlmsghdr`).
 const HEADER: usize = 16;

@@ -23,12 +23,18 @@ use crate::{logging, privilege};
 #[non_exhaustive]
 pub(crate) enum JoinError {
     #[error("{}: {source}", file.display())]
-    Config { file: PathBuf, source: ConfigError },
+    Config {
+        file: PathBuf,
+        source: Box<ConfigError>,
+    },
     /// It names the file itself.
     #[error("{0}")]
     Unreadable(#[source] ConfigError),
     #[error("{}: {source}", file.display())]
-    Member { file: PathBuf, source: MemberError },
+    Member {
+        file: PathBuf,
+        source: Box<MemberError>,
+    },
     #[error("{0}; --no-routes does without")]
     Routing(#[source] HostRoutingError),
     #[error("{0}")]
@@ -41,7 +47,7 @@ impl JoinError {
         match self {
             Self::Config { .. } => true,
             Self::Member { source, .. } => matches!(
-                source,
+                **source,
                 MemberError::Disabled
                     | MemberError::NoClusterId
                     | MemberError::NoClusterSecret
@@ -60,12 +66,12 @@ pub(crate) fn run(options: &Join) -> Result<(), Failure> {
         ConfigError::Read { .. } => JoinError::Unreadable(source),
         _ => JoinError::Config {
             file: file.clone(),
-            source,
+            source: Box::new(source),
         },
     })?;
     let of_file = |source| JoinError::Member {
         file: file.clone(),
-        source,
+        source: Box::new(source),
     };
     let builder = builder(&config, options);
     builder.check().map_err(of_file)?;

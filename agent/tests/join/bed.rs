@@ -113,10 +113,7 @@ impl Host {
     pub(crate) fn take_address(&self, address: &str) -> Result<(), Box<dyn Error>> {
         let address: IpNet = address.parse()?;
         self.namespace.add_address("eth0", address)?;
-        let router = match address.hosts().last() {
-            Some(last) => last,
-            None => return Err("no router".into()),
-        };
+        let router = address.hosts().last().ok_or("no router")?;
         let everything: IpNet = "0.0.0.0/0".parse()?;
         self.namespace.add_route(everything, "eth0", Some(router))?;
         Ok(())

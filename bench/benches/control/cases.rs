@@ -61,7 +61,7 @@ fn one_prefix(options: &Options, each: usize) -> Vec<Row> {
     let mut turn = 0;
     let mut samples = take_turns(options.rounds * 100, 1, |_| {
         let at = turn / 2 * 7919 % PEERS;
-        let change = if turn % 2 == 0 {
+        let change = if turn.is_multiple_of(2) {
             SpecChange::Allow {
                 peer: wanted[at].public_key,
                 prefix: spare,
@@ -87,10 +87,10 @@ fn one_prefix(options: &Options, each: usize) -> Vec<Row> {
         samples.pop().unwrap_or_default(),
     )];
     // The same by telling the whole set, which looks at every prefix.
-    let mut turn = 0;
+    let mut turn = 0_u32;
     let mut samples = take_turns((options.rounds / 4).max(2), 1, |_| {
         let own = &mut wanted[0].allowed_ips;
-        if turn % 2 == 0 {
+        if turn.is_multiple_of(2) {
             own.push(spare);
         } else {
             own.pop();
@@ -264,7 +264,7 @@ fn traffic(options: &Options) -> Vec<Row> {
                         let turn = made.fetch_add(1, Relaxed) as usize;
                         let peer = wanted[turn / 2 % PEERS].public_key;
                         let prefix = spare;
-                        let change = if turn % 2 == 0 {
+                        let change = if turn.is_multiple_of(2) {
                             SpecChange::Allow { peer, prefix }
                         } else {
                             SpecChange::Disallow { peer, prefix }

@@ -3,6 +3,8 @@
 //!
 //! `cargo bench -p ringspan-bench --bench control -- [--quick] [--rounds N] [WORD…]`
 
+#![allow(clippy::print_stdout, reason = "a bench prints its table")]
+
 mod bed;
 mod cases;
 

@@ -93,7 +93,10 @@ fn reach(node: &Node, other: &Node, began: Instant, interrupt: &Interrupt) -> Re
         }
         // Before the first peer is there the kernel may refuse to send at all.
         let answer = node.space.run(|| ping(other.address, once));
-        if answer.as_ref().is_ok_and(ringspan_tests::traffic::ping::Answer::all_answered) {
+        if answer
+            .as_ref()
+            .is_ok_and(ringspan_tests::traffic::Pings::all_answered)
+        {
             return Ok(true);
         }
         if began.elapsed() > PATIENCE {

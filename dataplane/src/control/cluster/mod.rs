@@ -38,7 +38,6 @@ fn variable<T: FromStr>(name: &str) -> Option<T> {
 }
 
 /// Says which run this is: where it fails, that is printed.
-#[expect(clippy::print_stdout, reason = "the seed, for whoever runs it again")]
 fn run(seed: u64, setup: &Setup) {
     eprintln!(
         "cluster of {} nodes: RINGSPAN_CLUSTER_SEED={seed} RINGSPAN_CLUSTER_NODES={}",

@@ -494,7 +494,6 @@ impl World {
 
     /// Every two living nodes are up with each other, nobody else is anybody's peer, and no
     /// address belongs to two.
-    #[expect(clippy::print_stdout, reason = "what the run was worth")]
     pub(super) fn check(&mut self) {
         let living: Vec<usize> = (0..self.nodes.len())
             .filter(|&number| self.nodes[number].is_some())

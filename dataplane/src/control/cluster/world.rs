@@ -266,7 +266,7 @@ impl World {
         self.sides.fill(0);
         absent.into_iter().for_each(|number| self.join(number));
         // What has died expires at the service, and is then held for a while.
-        self.settle(REFRESH * 3 + 300);
+        self.settle(REFRESH * 4);
     }
 
     /// A few things at once.
@@ -378,10 +378,12 @@ impl World {
         let end = self.second + seconds;
         while self.second < end {
             // The end as closely as everything before, so that it is no stride's doing.
-            let stride = if self.second + 120 < end {
+            let stride = if self.second + 300 >= end {
+                STEP
+            } else if self.nodes.len() > 100 {
                 6 * STEP
             } else {
-                STEP
+                3 * STEP
             };
             self.second += stride - self.second % STEP;
             self.wires();
@@ -512,7 +514,15 @@ impl World {
             for (other, key) in &keys {
                 if *other != number {
                     let state = node.state_of(key);
-                    assert_eq!(state, Some(PeerState::Up), "{number} sees {other}");
+                    let running = node.registry.peers.get(key);
+                    let now = node.plane.now.get().monotonic;
+                    assert_eq!(
+                        state,
+                        Some(PeerState::Up),
+                        "{number} sees {other}, who is at {:?}: {:?}",
+                        self.address(*other),
+                        running.map(|running| running.status(now))
+                    );
                     pairs += 1;
                 }
             }

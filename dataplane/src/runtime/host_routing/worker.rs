@@ -52,8 +52,9 @@ pub(super) struct Worker {
     notes: Vec<String>,
     /// What the table's sets hold; `None`: what a former run has left there.
     routed: Option<Routed>,
-    /// The table, as nft showed it when it was installed.
-    listing: String,
+    /// The table as nft showed it at first, line by line in their order. Never read anew: what
+    /// somebody takes away right after a repair must be missed.
+    listing: Vec<String>,
     /// The link's index, once it was found.
     index: Option<u32>,
     routes_due: bool,
@@ -81,7 +82,7 @@ impl Worker {
             settings: Settings::default(),
             notes: Vec::new(),
             routed: None,
-            listing: String::new(),
+            listing: Vec::new(),
             index: None,
             routes_due: false,
             table_due: false,
@@ -219,7 +220,9 @@ impl Worker {
         }
         self.nft
             .apply(&format!("install table inet {TABLE}"), &transaction)?;
-        self.listing = self.nft.table("inet", TABLE)?.unwrap_or_default();
+        if self.listing.is_empty() {
+            self.listing = lines(&self.nft.table("inet", TABLE)?.unwrap_or_default());
+        }
         Ok(())
     }
 
@@ -241,7 +244,6 @@ impl Worker {
             tracing::debug!(%error, "the routed prefixes are set from the beginning");
             let transaction = format!("{}{}", table::install(&self.config), new.whole());
             self.nft.apply(&doing, &transaction)?;
-            self.listing = self.nft.table("inet", TABLE)?.unwrap_or_default();
         }
         self.routed = Some(new);
         Ok(())
@@ -289,7 +291,7 @@ impl Worker {
 
     fn repair_table(&mut self) -> Result<(), HostRoutingError> {
         match self.nft.table("inet", TABLE)? {
-            Some(listing) if listing == self.listing => return Ok(()),
+            Some(listing) if lines(&listing) == self.listing => return Ok(()),
             Some(listing) if !listing.contains(COMMENT) => {
                 return Err(HostRoutingError::NftTableTaken);
             }
@@ -308,9 +310,8 @@ impl Worker {
                 routed.whole()
             );
             self.nft
-                .apply(&format!("replace table inet {TABLE}"), &transaction)?;
-            self.listing = self.nft.table("inet", TABLE)?.unwrap_or_default();
-            Ok(())
+                .apply(&format!("replace table inet {TABLE}"), &transaction)
+                .map_err(Into::into)
         })
     }
 
@@ -555,6 +556,13 @@ fn named(route: &Route) -> String {
         _ => "the route",
     };
     format!("{kind} to {} in table {}", route.prefix, route.table)
+}
+
+/// The lines of a listing, sorted: a chain that was made anew stands elsewhere.
+fn lines(listing: &str) -> Vec<String> {
+    let mut lines: Vec<String> = listing.lines().map(str::to_owned).collect();
+    lines.sort_unstable();
+    lines
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {

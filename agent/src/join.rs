@@ -6,8 +6,8 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use ringspan::HostRoutingError;
-use ringspan::control::kubespan::MachineConfig;
 use ringspan::control::kubespan::config::ConfigError;
+use ringspan::control::kubespan::{FWMARK_EGRESS, MachineConfig};
 use ringspan::control::member::{Member, MemberBuilder, MemberError};
 
 use crate::cli::Join;
@@ -115,7 +115,8 @@ fn builder(config: &MachineConfig, options: &Join) -> MemberBuilder {
     let mut builder = Member::builder(config)
         .state_dir(&options.state_dir)
         .advertise(options.advertise.clone())
-        .observe(options.observe);
+        .observe(options.observe)
+        .fwmark(FWMARK_EGRESS);
     if let Some(name) = &options.hostname {
         builder = builder.hostname(name.clone());
     }

@@ -6,7 +6,7 @@
 mod common;
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringspan::control::PeerState;
 use ringspan::control::discovery::Timings;
@@ -55,9 +55,20 @@ struct Node {
 
 impl Node {
     fn join(network: &Network, last: u8, config: &MachineConfig, observe: bool) -> Self {
+        Self::join_from(network, last, last, config, observe)
+    }
+
+    /// Behind an address that is not the one that it knows of.
+    fn join_from(
+        network: &Network,
+        last: u8,
+        known: u8,
+        config: &MachineConfig,
+        observe: bool,
+    ) -> Self {
         let address = IpAddr::from([192, 0, 2, last]);
         let member = Member::builder(config)
-            .addresses([address])
+            .addresses([IpAddr::from([192, 0, 2, known])])
             .hardware_address([2, 0, 0, 0, 0, last])
             .node_name(format!("node-{last}"))
             .timings(timings())
@@ -185,4 +196,37 @@ fn a_lost_service_costs_no_peer() {
             .all(|node| node.plane.sources()[0].problem.is_some())
     });
     assert!(nodes.iter().all(|node| node.up() == 1));
+}
+
+/// Two members announce addresses at which nobody reaches them. Both reach a third, which tells each
+/// of them where it has heard the other, within half a minute.
+#[test]
+fn endpoints_that_one_member_has_heard_help_the_others() {
+    let server = server();
+    let network = Network::new();
+    let mut config = config(&[&server]);
+    config.harvest_extra_endpoints = true;
+    let hub = Node::join(&network, 1, &config, false);
+    let hidden = [2, 3].map(|last| Node::join_from(&network, last, last + 100, &config, false));
+    until(|| hub.up() == 2);
+    let heard = |last: u8| SocketAddr::from(([192, 0, 2, last], 51820));
+    assert!(
+        hidden.iter().all(|node| node.up() == 1),
+        "only the third is reached at first"
+    );
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !hidden.iter().all(|node| node.up() == 2) {
+        let known: Vec<_> = hidden.iter().map(|node| node.plane.statuses()).collect();
+        assert!(Instant::now() < deadline, "they do not meet: {known:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    for (node, other) in hidden.iter().zip([3, 2]) {
+        let label = format!("node-{other}");
+        let statuses = node.plane.statuses();
+        let status = statuses.iter().find(|status| status.label == label);
+        assert_eq!(
+            status.and_then(|status| status.endpoint),
+            Some(heard(other))
+        );
+    }
 }

@@ -185,11 +185,15 @@ impl Shown {
 impl Answers for Shown {
     fn status(&self) -> TunnelStatus {
         let mut status = status(&self.plane, &self.name, self.mtu, &[], self.started);
-        let sources = self.plane.sources().into_iter();
-        let problems = sources.filter_map(|source| Some((source.name, source.problem?)));
-        status
-            .notes
-            .extend(problems.map(|(name, problem)| format!("{name}: {problem}")));
+        for source in self.plane.sources() {
+            let problem = source.problem.into_iter();
+            let problem = problem.map(|problem| format!("{}: {problem}", source.name));
+            status.notes.extend(problem);
+            let rejected = source.rejected.iter();
+            status
+                .notes
+                .extend(rejected.map(|(_, reason)| format!("peer refused: {reason}")));
+        }
         let state = self.mesh.state();
         status
             .notes

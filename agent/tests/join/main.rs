@@ -27,6 +27,11 @@ fn main() -> ExitCode {
             members_join_move_and_leave,
         )
         .test("an_observer_is_not_found", NEEDS, an_observer_is_not_found)
+        .test(
+            "discovery_behind_a_peer_is_reached_after_a_kill",
+            NEEDS,
+            discovery_behind_a_peer_is_reached_after_a_kill,
+        )
         .test("a_member_without_routes", NEEDS, a_member_without_routes)
         .main()
 }
@@ -232,6 +237,35 @@ fn an_observer_is_not_found() -> TestResult {
     for one in [&mut member, &mut observer] {
         assert_eq!(one.end(Signal::TERM)?.code(), Some(0), "{}", one.tail());
     }
+    Ok(())
+}
+
+/// What a killed run has left black-holes the peers' prefixes. The discovery service may be in one
+/// of them: it alone can bring the peers back.
+fn discovery_behind_a_peer_is_reached_after_a_kill() -> TestResult {
+    let bed = Bed::new()?;
+    let hosts = [
+        bed.host("metal-1", "site", "10.9.0.1/24")?,
+        bed.host("metal-2", "site", "10.9.0.2/24")?,
+    ];
+    let mut first = hosts[0].join(&bed.config(), &[])?;
+    let mut second = hosts[1].join(&bed.config(), &["--advertise", "10.9.0.254/32"])?;
+    let routed = || -> Result<bool, Box<dyn std::error::Error>> {
+        let list = || Command::new("nft").args(["list", "ruleset"]).output();
+        let rules = hosts[0].namespace.run(list)?;
+        Ok(String::from_utf8_lossy(&rules.stdout).contains("10.9.0.254"))
+    };
+    first.until("the service is behind a peer", |one| {
+        one.up() == ["metal-2"] && routed().unwrap_or_default()
+    })?;
+    first.end(Signal::KILL)?;
+    assert!(routed()?, "the prefixes of the killed run stay routed");
+    let mut first = hosts[0].join(&bed.config(), &[])?;
+    first.until("its peer again", |one| one.up() == ["metal-2"])?;
+    for one in [&mut first, &mut second] {
+        assert_eq!(one.end(Signal::TERM)?.code(), Some(0), "{}", one.tail());
+    }
+    assert!(!routed()?, "nothing is left at the end");
     Ok(())
 }
 

@@ -166,6 +166,11 @@ impl Control {
         self.registry().wanted_from(source)
     }
 
+    /// What is refused now, whichever change it came with.
+    pub(crate) fn rejections(&self) -> Vec<Rejection> {
+        self.registry().rejections().to_vec()
+    }
+
     /// Gives the next endpoint its turn, at each peer where that is due; tells at how many. The
     /// node calls this every second.
     ///

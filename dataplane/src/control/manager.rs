@@ -32,7 +32,8 @@ pub struct SourceStatus {
     pub updates: u64,
     /// What is wrong with it now. The peers above are the last that were right.
     pub problem: Option<String>,
-    /// What was refused when its peers were last applied, its own or another source's.
+    /// What was refused as of the last time that its peers were applied or changed, its own or
+    /// another source's.
     pub rejected: Vec<(PublicKey, RejectReason)>,
 }
 
@@ -151,6 +152,13 @@ impl Loop {
     fn take(&self, number: usize, applied: Result<Applied, Stopped>) {
         let Ok(applied) = applied else { return };
         let peers = self.control.wanted_from(number);
+        // A change does not mention those that were refused before it.
+        let mut rejected = self.control.rejections();
+        for one in &applied.rejected {
+            if !rejected.contains(one) {
+                rejected.push(one.clone());
+            }
+        }
         for (_, reason) in &applied.rejected {
             warn!("peer refused: {reason}");
         }
@@ -162,7 +170,7 @@ impl Loop {
             status.peers = peers;
             status.updates += 1;
             status.problem = None;
-            status.rejected = applied.rejected;
+            status.rejected = rejected;
         });
     }
 

@@ -160,6 +160,8 @@ pub(super) struct Registry {
     /// Who was refused, and the prefixes wanted in vain: what touches them is judged together with
     /// all others.
     refused: HashSet<PublicKey>,
+    /// The same with the reasons, for those who look.
+    rejections: Vec<Rejection>,
     contested: HashSet<IpNet>,
     /// Somebody was refused for want of room.
     crowded: bool,
@@ -186,6 +188,11 @@ impl Registry {
     /// How many peers a source wants.
     pub(super) fn wanted_from(&self, source: usize) -> usize {
         self.wanted.get(&source).map_or(0, Wanted::len)
+    }
+
+    /// What is refused now, whichever change it came with.
+    pub(super) fn rejections(&self) -> &[Rejection] {
+        &self.rejections
     }
 
     /// Makes `specs` all that `source` wants. Lower numbers win.
@@ -404,6 +411,7 @@ impl Registry {
         let specs = merge(self.wanted.values().map(Wanted::iter));
         let plan = Plan::new(own, &self.peers, &specs);
         self.refused.clear();
+        self.rejections.clear();
         self.contested.clear();
         self.crowded = false;
         self.act(
@@ -518,6 +526,7 @@ impl Registry {
     fn remember(&mut self, rejected: &[Rejection]) {
         for (key, reason) in rejected {
             self.refused.insert(*key);
+            self.rejections.push((*key, reason.clone()));
             self.crowded |= matches!(reason, RejectReason::TooMany(_));
             let specs = self.wanted.values().flat_map(|wanted| wanted.all_of(key));
             self.contested

@@ -38,6 +38,7 @@ pub(crate) fn client_config(server: &DiscoveryServer, node_id: &str) -> Config {
             confirm: Duration::from_millis(20),
             ..Timings::default()
         },
+        mark: 0,
     }
 }
 

@@ -80,6 +80,10 @@ pub struct Config {
     pub node_id: String,
     /// When things happen.
     pub timings: Timings,
+    /// The firewall mark of the connection (`SO_MARK`), which needs `CAP_NET_ADMIN`; 0 for none. A
+    /// node that leads traffic for its peers into the tunnel gives the mark that stays out of it:
+    /// the service may lie behind a peer that is down.
+    pub mark: u32,
 }
 
 /// What a node tells the others.

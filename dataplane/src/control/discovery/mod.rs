@@ -15,6 +15,8 @@ mod backoff;
 pub mod cipher;
 #[cfg(feature = "discovery")]
 mod client;
+#[cfg(feature = "discovery")]
+mod connect;
 pub mod messages;
 pub mod payload;
 mod roster;

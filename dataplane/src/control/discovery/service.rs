@@ -9,7 +9,8 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::client::Timings;
+use super::client::Config;
+use super::connect::Connector;
 use super::messages::{
     AffiliateDeleteRequest, AffiliateUpdateRequest, ClusterRequest, EmptyResponse, HelloRequest,
     HelloResponse, ListResponse, SERVICE, StoredAffiliate, WatchResponse,
@@ -81,11 +82,8 @@ pub(super) struct Service {
 
 impl Service {
     /// Connects. The system's root certificates are read anew each time.
-    pub(super) async fn connect(
-        url: &ServerUrl,
-        cluster: ClusterId,
-        timings: &Timings,
-    ) -> Result<Self, CallError> {
+    pub(super) async fn connect(url: &ServerUrl, config: &Config) -> Result<Self, CallError> {
+        let timings = &config.timings;
         let failed = |error: tonic::transport::Error| CallError::Connect {
             url: url.to_string(),
             reason: whole_chain(&error),
@@ -99,13 +97,17 @@ impl Service {
             let tls = ClientTlsConfig::new().with_native_roots();
             endpoint = endpoint.tls_config(tls).map_err(failed)?;
         }
-        let connecting = tokio::time::timeout(timings.call, endpoint.connect());
+        let connecting = tokio::time::timeout(
+            timings.call,
+            endpoint.connect_with_connector(Connector { mark: config.mark }),
+        );
         let Ok(channel) = connecting.await else {
             let timeout = timings.call;
             let method = "the connection";
             return Err(CallError::Timeout { method, timeout });
         };
         let channel = channel.map_err(failed)?;
+        let cluster = config.cluster_id.clone();
         Ok(Self { channel, cluster })
     }
 

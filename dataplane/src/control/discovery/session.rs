@@ -123,8 +123,7 @@ impl Session {
     /// One connection, until it fails.
     async fn serve(&mut self) -> Result<core::convert::Infallible, CallError> {
         let timings = self.config.timings;
-        let cluster = self.config.cluster_id.clone();
-        let mut service = Service::connect(self.route.current(), cluster, &timings).await?;
+        let mut service = Service::connect(self.route.current(), &self.config).await?;
         let hello = service.hello(VERSION, timings.call).await?;
         if let Some(redirect) = &hello.redirect {
             self.route.redirect(&redirect.endpoint)?;
@@ -250,10 +249,7 @@ impl Session {
         let timings = self.config.timings;
         let mut service = match self.service.take() {
             Some(service) => service,
-            None => {
-                let cluster = self.config.cluster_id.clone();
-                Service::connect(self.route.current(), cluster, &timings).await?
-            }
+            None => Service::connect(self.route.current(), &self.config).await?,
         };
         service.delete(&self.config.node_id, timings.call).await
     }

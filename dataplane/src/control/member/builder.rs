@@ -92,6 +92,7 @@ impl Member {
             advertised_networks: Vec::new(),
             observe: false,
             timings: Timings::default(),
+            fwmark: 0,
         }
     }
 
@@ -121,6 +122,7 @@ pub struct MemberBuilder {
     advertised_networks: Vec<IpNet>,
     observe: bool,
     timings: Timings,
+    fwmark: u32,
 }
 
 impl MemberBuilder {
@@ -189,6 +191,16 @@ impl MemberBuilder {
     #[must_use]
     pub fn timings(mut self, timings: Timings) -> Self {
         self.timings = timings;
+        self
+    }
+
+    /// Marks the connections to the discovery services (`SO_MARK`), which needs `CAP_NET_ADMIN`:
+    /// with the node's own mark, [`FWMARK_EGRESS`](crate::control::kubespan::FWMARK_EGRESS), a
+    /// service that lies behind a peer is reached whether that peer is up or down. Default: 0,
+    /// none.
+    #[must_use]
+    pub fn fwmark(mut self, mark: u32) -> Self {
+        self.fwmark = mark;
         self
     }
 
@@ -309,6 +321,7 @@ impl MemberBuilder {
                     secret: secret.clone(),
                     node_id: node_id.to_owned(),
                     timings: self.timings,
+                    mark: self.fwmark,
                 })
             };
         (1..).zip(&config.discovery_services).map(one).collect()

@@ -270,3 +270,21 @@ proptest! {
         prop_assert_eq!(SpecChange::between(&new, &new), []);
     }
 }
+
+#[test]
+fn a_refused_peer_stays_known_as_refused_while_others_change() {
+    let mut bed = Bed::new();
+    let applied = bed.replace(API, &[spec(1, &["10.0.1.0/24"]), spec(100, &[])]);
+    let refused = vec![(key(100), RejectReason::OwnKey(key(100)))];
+    assert_eq!(applied.rejected, refused);
+    let allow = SpecChange::Allow {
+        peer: key(1),
+        prefix: net("10.0.2.0/24"),
+    };
+    assert_eq!(bed.update(API, &[allow]).rejected, []);
+    assert_eq!(bed.registry.rejections(), refused);
+    assert_eq!(bed.update(API, &[]).rejected, []);
+    assert_eq!(bed.registry.rejections(), refused);
+    bed.update(API, &[SpecChange::Remove(key(100))]);
+    assert_eq!(bed.registry.rejections(), []);
+}

@@ -288,11 +288,9 @@ impl Sockets {
     }
 
     fn set_mark(&self, fd: BorrowedFd<'_>, mark: u32) -> Result<(), BindError> {
-        options::set(fd, libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed()).map_err(|source| {
-            match source.kind() {
-                io::ErrorKind::PermissionDenied => BindError::MarkDenied { mark },
-                _ => self.failed("firewall mark")(source),
-            }
+        options::set_mark(fd, mark).map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => BindError::MarkDenied { mark },
+            _ => self.failed("firewall mark")(source),
         })
     }
 

@@ -24,6 +24,9 @@ mod tx;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "discovery")]
+pub(crate) use options::set_mark;
+
 pub use bind::{BindError, UdpConfig, UdpPort};
 pub use rx::UdpRx;
 pub use sender::UdpSender;

@@ -25,6 +25,11 @@ pub(super) fn set(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -
     }
 }
 
+/// Sets the firewall mark of everything that the socket sends.
+pub(crate) fn set_mark(fd: BorrowedFd<'_>, mark: u32) -> io::Result<()> {
+    set(fd, libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed())
+}
+
 /// `getsockopt` of an array of `int`; what the kernel does not know stays zero.
 pub(super) fn values<const N: usize>(
     fd: BorrowedFd<'_>,

@@ -17,21 +17,14 @@ const PACE: Pace = Pace {
     burst: 2500,
     patience: Duration::from_millis(200),
 };
-/// Where 100 a second are load (boringtun). A slow machine needs its time for them, and the socket's
-/// buffer has to hold them all.
-const SMALL_PACE: Pace = Pace {
-    burst: 200,
-    patience: Duration::from_millis(1500),
-};
 
-/// Their queue is full of forged initiations: our initiation is answered by a cookie, the next one
-/// bears it and gets through, while the flood goes on.
+/// Their kernel's queue is full of forged initiations: our initiation is answered by a cookie, the
+/// next one bears it and gets through, while the flood goes on.
 pub(crate) fn they_are_under_load(kind: Kind, driver: Driver) -> TestResult {
     let bed = Bed::strangers(kind, driver)?;
     bed.tell_them(None, None)?;
     let victim = SocketAddr::new(outer(bed.number, 2, 4), PORT);
-    let pace = if kind.is_kernel() { PACE } else { SMALL_PACE };
-    flooded(&bed, victim, &bed.peer.public_key(), pace, |flood| {
+    flooded(&bed, victim, &bed.peer.public_key(), |flood| {
         bed.tell_us(Some(victim.ip()))?;
         wait_for("a cookie is understood", 2 * PATIENCE, || {
             bed.us.knock(4);
@@ -51,7 +44,7 @@ pub(crate) fn they_are_under_load(kind: Kind, driver: Driver) -> TestResult {
     if count("initiations_sent") <= count("responses_accepted") {
         return Err(format!("no initiation was refused: {:?}", bed.us.counted()).into());
     }
-    if kind.is_kernel() && bed.peer.logged("Sending cookie response")? == 0 {
+    if bed.peer.logged("Sending cookie response")? == 0 {
         return Err("the kernel's log knows of no cookie".into());
     }
     bed.us.reaches()?;
@@ -65,7 +58,7 @@ pub(crate) fn we_are_under_load(kind: Kind, driver: Driver) -> TestResult {
     bed.tell_us(None)?;
     let victim = SocketAddr::new(outer(bed.number, 1, 4), PORT);
     let key = bed.us.plane.public_key();
-    flooded(&bed, victim, &key, PACE, |flood| {
+    flooded(&bed, victim, &key, |flood| {
         // A busy host may not keep our queue filled all the time: whoever gets in by a gap tries
         // again.
         for _ in 0..5 {
@@ -98,7 +91,6 @@ fn flooded(
     bed: &Bed,
     victim: SocketAddr,
     key: &PublicKey,
-    pace: Pace,
     work: impl FnOnce(&Flood) -> Fallible<()>,
 ) -> Fallible<()> {
     let attacker = Namespace::new("attacker")?;
@@ -108,7 +100,7 @@ fn flooded(
     thread::scope(|scope| {
         let flooding = scope.spawn(|| {
             flood
-                .run(&attacker, victim, key, pace)
+                .run(&attacker, victim, key, PACE)
                 .map_err(|error| error.to_string())
         });
         let cookies = || flood.cookies.load(Relaxed);

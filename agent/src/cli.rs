@@ -141,7 +141,8 @@ pub(crate) struct Join {
     pub(crate) state_dir: PathBuf,
 
     /// Name of the tunnel's interface
-    #[arg(long, value_name = "IF", default_value = ringspan::control::kubespan::LINK_NAME)]
+    #[arg(long, value_name = "IF", default_value = ringspan::control::kubespan::LINK_NAME,
+          value_parser = crate::config::interface_name)]
     pub(crate) name: String,
 
     /// The UDP port, which is announced to the others
@@ -161,7 +162,7 @@ pub(crate) struct Join {
     pub(crate) hostname: Option<String>,
 
     /// A network behind this host that the others are to reach through it; may be repeated
-    #[arg(long, value_name = "NETWORK")]
+    #[arg(long, value_name = "NETWORK", value_parser = network)]
     pub(crate) advertise: Vec<ipnet::IpNet>,
 
     /// Find the others without announcing this host; they do not answer it
@@ -218,6 +219,12 @@ pub(crate) struct Get {
 
     #[command(flatten)]
     pub(crate) run_dir: RunDir,
+}
+
+#[cfg(feature = "discovery")]
+fn network(text: &str) -> Result<ipnet::IpNet, String> {
+    text.parse()
+        .map_err(|_| "write ADDRESS/LENGTH, such as 10.80.0.0/16 or fd00::/64".to_owned())
 }
 
 /// The names that talosctl takes, and the short ones.

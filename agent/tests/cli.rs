@@ -445,6 +445,22 @@ fn a_machine_configuration_is_checked() {
             "{expected}: {text}"
         );
     }
+    for (option, value, expected) in [
+        ("--name", "mesh/0", "1 to 15 of the characters"),
+        (
+            "--name",
+            "longer-than-linux-takes",
+            "1 to 15 of the characters",
+        ),
+        ("--advertise", "10.80.0.0/99", "write ADDRESS/LENGTH"),
+    ] {
+        let bad = run("option.yaml", &example, &[option, value]);
+        let text = stderr(&bad);
+        assert_eq!(bad.status.code(), Some(2), "{text}");
+        for word in [option, value, expected] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+    }
     let missing = output(&["join", "--machineconfig", "/nowhere/worker.yaml"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(

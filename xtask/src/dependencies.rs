@@ -9,10 +9,11 @@ use crate::{Result, workspace};
 /// The workspaces' lock files.
 const LOCKS: [&str; 3] = ["Cargo.lock", "ebpf/Cargo.lock", "fuzz/Cargo.lock"];
 
-/// A ban: a crate, up to a version or altogether.
+/// A ban: a crate, altogether or some of its versions.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Ban {
     name: String,
+    from: Version,
     below: Option<Version>,
     reason: String,
 }
@@ -48,7 +49,7 @@ pub(crate) fn check() -> Result<()> {
 }
 
 fn forbids(ban: &Ban, name: &str, version: Version) -> bool {
-    ban.name == name && ban.below.is_none_or(|below| version < below)
+    ban.name == name && version >= ban.from && ban.below.is_none_or(|below| version < below)
 }
 
 /// The bans of `deny.toml`.
@@ -65,13 +66,20 @@ fn bans(text: &str) -> Result<Vec<Ban>> {
             let field = |name| entry.get(name).and_then(toml::Value::as_str);
             let spec = field("crate").ok_or("a ban of deny.toml names no crate")?;
             let (name, range) = spec.split_once(':').unwrap_or((spec, ""));
-            let below = match range.strip_prefix('<') {
-                Some(below) => Some(version(below)?),
-                None if range.is_empty() => None,
-                None => return Err(format!("{spec}: only `<VERSION` is understood").into()),
-            };
+            let (mut from, mut below) = ([0; 3], None);
+            for bound in range.split(',').map(str::trim).filter(|b| !b.is_empty()) {
+                if let Some(first) = bound.strip_prefix(">=") {
+                    from = version(first)?;
+                } else if let Some(end) = bound.strip_prefix('<') {
+                    below = Some(version(end)?);
+                } else {
+                    let known = "only `>=VERSION` and `<VERSION` are understood";
+                    return Err(format!("{spec}: {known}").into());
+                }
+            }
             Ok(Ban {
                 name: name.to_owned(),
+                from,
                 below,
                 reason: field("reason")
                     .ok_or(format!("{spec} has no reason"))?
@@ -120,11 +128,14 @@ mod tests {
     #[test]
     fn a_ban_reaches_up_to_its_version() {
         let bans = bans(
-            "[bans]\ndeny = [{ crate = \"a:<1.10.2\", reason = \"x\" }, { crate = \"b\", reason = \"y\" }]",
+            "[bans]\ndeny = [{ crate = \"a:<1.10.2\", reason = \"x\" }, { crate = \"b\", reason = \"y\" }, \
+             { crate = \"a:>=2.0.0, <2.0.1\", reason = \"z\" }]",
         )
         .unwrap();
         let lock = "[[package]]\nname = \"a\"\nversion = \"1.9.7\"\n\
                     [[package]]\nname = \"a\"\nversion = \"1.10.2\"\n\
+                    [[package]]\nname = \"a\"\nversion = \"2.0.0\"\n\
+                    [[package]]\nname = \"a\"\nversion = \"2.0.1\"\n\
                     [[package]]\nname = \"b\"\nversion = \"9.0.0-rc.1+x\"\n\
                     [[package]]\nname = \"ab\"\nversion = \"0.1.0\"\n";
         let hit: Vec<_> = locked(lock)
@@ -134,13 +145,17 @@ mod tests {
             .collect();
         assert_eq!(
             hit,
-            [("a".to_owned(), [1, 9, 7]), ("b".to_owned(), [9, 0, 0])]
+            [
+                ("a".to_owned(), [1, 9, 7]),
+                ("a".to_owned(), [2, 0, 0]),
+                ("b".to_owned(), [9, 0, 0])
+            ]
         );
     }
 
     #[test]
     fn what_is_not_understood_is_no_permission() {
-        assert!(bans("[bans]\ndeny = [{ crate = \"a:>=1\", reason = \"x\" }]").is_err());
+        assert!(bans("[bans]\ndeny = [{ crate = \"a:=1\", reason = \"x\" }]").is_err());
         assert!(bans("[bans]\ndeny = [{ crate = \"a:<one\", reason = \"x\" }]").is_err());
         assert!(bans("[bans]\n").is_err());
         assert!(locked("version = 4\n").is_err());

@@ -201,6 +201,12 @@ pub(crate) struct Loaded {
     pub(crate) notes: Vec<Note>,
 }
 
+/// An interface's name on the command line.
+#[cfg(feature = "discovery")]
+pub(crate) fn interface_name(text: &str) -> Result<String, String> {
+    value::interface_name(text, "").map_err(|problem| problem.to_string().trim_end().to_owned())
+}
+
 /// Reads and checks the file at `path`: `wg-quick` format when it ends in `.conf`, else TOML.
 pub(crate) fn load(path: &Path, overrides: &Overrides) -> Result<Loaded, ConfigError> {
     let text = file::read_text(path)?;

@@ -28,6 +28,8 @@ use crate::time::{Instant, Now};
 
 /// Seconds between two derivations of the peers: much news become one.
 const PAUSE: u64 = 20;
+/// How long the answer to an initiation takes: it comes after the choice that it proves right.
+const ROUND_TRIP: Duration = Duration::from_millis(10);
 /// How much of what was told is told again.
 const REMEMBERED: usize = 64;
 
@@ -657,7 +659,7 @@ impl Node {
 
     /// A handshake with that node has succeeded, and came from there.
     pub(super) fn handshake(&mut self, second: u64, number: usize, from: SocketAddr) {
-        let now = self.set_clock(second);
+        let now = self.set_clock(second) + ROUND_TRIP;
         let mut links = self.plane.links.borrow_mut();
         if let Some(link) = &mut links[number] {
             (link.trying, link.renew) = (false, false);

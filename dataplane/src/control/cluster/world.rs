@@ -266,7 +266,7 @@ impl World {
         self.sides.fill(0);
         absent.into_iter().for_each(|number| self.join(number));
         // What has died expires at the service, and is then held for a while.
-        self.settle(REFRESH * 4);
+        self.settle(REFRESH * 3 + 300);
     }
 
     /// A few things at once.
@@ -508,24 +508,24 @@ impl World {
             .iter()
             .map(|&number| (number, self.nodes[number].as_ref().unwrap().key))
             .collect();
-        let mut pairs = 0;
+        let (mut pairs, mut apart) = (0, Vec::new());
         for &number in &living {
             let node = self.nodes[number].as_deref().unwrap();
-            for (other, key) in &keys {
-                if *other != number {
-                    let state = node.state_of(key);
-                    let running = node.registry.peers.get(key);
-                    let now = node.plane.now.get().monotonic;
-                    assert_eq!(
-                        state,
-                        Some(PeerState::Up),
-                        "{number} sees {other}, who is at {:?}: {:?}",
-                        self.address(*other),
-                        running.map(|running| running.status(now))
-                    );
-                    pairs += 1;
+            for &(other, key) in keys.iter().filter(|(other, _)| *other != number) {
+                pairs += 1;
+                if node.state_of(&key) != Some(PeerState::Up) {
+                    apart.push(self.view_of(number, other));
                 }
             }
+        }
+        assert!(
+            apart.is_empty(),
+            "{} of {pairs} are not up:\n{}",
+            apart.len(),
+            apart[..apart.len().min(20)].join("\n")
+        );
+        for &number in &living {
+            let node = self.nodes[number].as_deref().unwrap();
             assert_eq!(
                 node.registry.peers.len(),
                 living.len() - 1,
@@ -539,6 +539,23 @@ impl World {
             living.len()
         );
         self.check_data();
+    }
+
+    /// What one node knows of another, and how it is with that one.
+    fn view_of(&self, number: usize, other: usize) -> String {
+        let key = |number: usize| self.nodes[number].as_ref().map(|node| node.key);
+        let node = self.nodes[number].as_deref();
+        let running = key(other)
+            .zip(node)
+            .and_then(|(key, node)| node.registry.peers.get(&key));
+        let now = node.map(|node| node.plane.now.get().monotonic);
+        format!(
+            "{number} sees {other}, who is at {:?}: {:?}",
+            self.address(other),
+            running
+                .zip(now)
+                .map(|(running, now)| (running.status(now), &running.spec.endpoints))
+        )
     }
 
     /// A packet through every tunnel that is real.

@@ -118,7 +118,9 @@ impl Rotation {
             None => Some(now),
             since => since,
         };
-        let begun = self.trying.max(self.last_change());
+        // A handshake that the peer began has answered as well. Ours may look unanswered for a
+        // moment longer: the control side learns of the confirmation when it looks next.
+        let begun = self.trying.max(self.last_change()).max(seen.last_handshake);
         let unanswered = self.trying.is_some()
             && begun.is_some_and(|at| now.since(at) >= ENDPOINT_CONNECTION_TIMEOUT);
         let state = self.state(now, seen.last_handshake);
@@ -226,6 +228,29 @@ mod tests {
         };
         let turn = (1..60).find(|&second| rotation.advance(at(second), &seen(second)).is_some());
         assert_eq!(turn, Some(35));
+    }
+
+    /// This node's clock has gone back, say: the peer takes its initiations for replays, and only
+    /// those of the peer lead to sessions.
+    #[test]
+    fn a_handshake_that_the_peer_began_does_not_cost_it_its_endpoint() {
+        let list = [endpoint(1), endpoint(2)];
+        let mut rotation = Rotation::default();
+        rotation.advance(at(0), &silent(&list));
+        let seen = |second| Seen {
+            active: Some(endpoint(1)),
+            last_handshake: Some(at(if second < 115 { 1 } else { 115 })),
+            // Seen once more although the peer's handshake is complete.
+            initiating: (101..=115).contains(&second),
+            ..silent(&list)
+        };
+        for second in 1..115 {
+            assert_eq!(rotation.advance(at(second), &seen(second)), None);
+        }
+        assert_eq!(rotation.advance(at(116), &seen(115)), None);
+        assert_eq!(rotation.advance(at(117), &seen(117)), None);
+        let handshake = seen(117).last_handshake;
+        assert_eq!(rotation.state(at(117), handshake), PeerState::Up);
     }
 
     #[test]

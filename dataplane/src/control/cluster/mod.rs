@@ -28,7 +28,7 @@ use std::str::FromStr;
 use world::{Setup, World};
 
 /// Seeds that have failed once, with the number of nodes.
-const REGRESSIONS: &[(u64, usize)] = &[];
+const REGRESSIONS: &[(u64, usize)] = &[(1, 200)];
 
 fn variable<T: FromStr>(name: &str) -> Option<T> {
     let value = std::env::var(name).ok()?;

@@ -265,8 +265,10 @@ impl World {
         }
         self.sides.fill(0);
         absent.into_iter().for_each(|number| self.join(number));
-        // What has died expires at the service, and is then held for a while.
-        self.settle(REFRESH * 3 + 300);
+        // Soon, while endpoints that lead nowhere are told still; and when they have expired.
+        self.settle(REFRESH);
+        self.check();
+        self.settle(REFRESH * 2 + 300);
     }
 
     /// A few things at once.

@@ -226,13 +226,13 @@ impl Tunnel {
         &self.mesh
     }
 
-    /// For whoever simulates a node's control.
-    #[cfg(test)]
+    /// For whoever simulates a node's control, as `control::cluster` does.
+    #[cfg(all(test, feature = "discovery"))]
     pub(crate) fn handshakes(&mut self) -> &mut Handshakes {
         &mut self.handshakes
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "discovery"))]
     pub(crate) fn shared_mesh(&self) -> Arc<Mesh> {
         Arc::clone(&self.mesh)
     }

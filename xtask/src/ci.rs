@@ -79,6 +79,28 @@ const STEPS: &[Step] = &[
         run: |_| run(cargo(&["test", "--locked", "--workspace"])),
     },
     Step {
+        name: "cluster",
+        what: "the simulated cluster with 1,000 nodes, optimized",
+        run: |_| {
+            let mut command = cargo(&[
+                "test",
+                "--locked",
+                "--config",
+                "profile.dev.package.ringspan.opt-level=3",
+                "--package",
+                "ringspan",
+                "--features",
+                "discovery",
+                "--lib",
+                "--",
+                "--nocapture",
+                "control::cluster::a_large_cluster",
+            ]);
+            command.env("RINGSPAN_CLUSTER_NODES", "1000");
+            run(command)
+        },
+    },
+    Step {
         name: "unprivileged",
         what: "the tests that need privileges, without any: they must be ignored, not fail",
         run: |_| unprivileged(),

@@ -48,10 +48,11 @@ fn run(seed: u64, setup: &Setup) {
     world.check();
 }
 
+/// 1,000 nodes take minutes and 2.5 GB: CI's step `cluster` asks for them, in an optimized build.
 #[test]
-fn a_thousand_nodes_find_each_other_after_trouble() {
+fn a_large_cluster_finds_itself_after_trouble() {
     let seed = variable("RINGSPAN_CLUSTER_SEED").unwrap_or(1);
-    let nodes = variable("RINGSPAN_CLUSTER_NODES").unwrap_or(1000);
+    let nodes = variable("RINGSPAN_CLUSTER_NODES").unwrap_or(200);
     run(seed, &Setup::new(nodes, 16));
 }
 

@@ -150,7 +150,10 @@ impl Handshakes {
         let random = &mut *self.random;
         let admission = self.checker.check_cookie(at, random, message, remote)?;
         match admission {
-            Admission::Admitted => Ok(()),
+            Admission::Admitted => {
+                self.statistics.cookies_proved += 1;
+                Ok(())
+            }
             Admission::RateLimited => Err(Refusal::RateLimited),
             Admission::NeedsCookie => {
                 let reply = self.checker.reply(at, random, message, remote)?;

@@ -20,6 +20,8 @@ pub struct Statistics {
     pub responses_accepted: u64,
     /// Cookies accepted.
     pub cookies_accepted: u64,
+    /// Messages let through because they bore a right cookie of this node's.
+    pub cookies_proved: u64,
     /// Handshakes given up after all retries.
     pub given_up: u64,
     /// Datagrams that are no handshake message.
@@ -63,7 +65,7 @@ impl Statistics {
 
     /// Every total with its name, for metrics and statuses.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, u64); 18] {
+    pub fn named(&self) -> [(&'static str, u64); 19] {
         [
             ("initiations_sent", self.initiations_sent),
             ("responses_sent", self.responses_sent),
@@ -72,6 +74,7 @@ impl Statistics {
             ("initiations_accepted", self.initiations_accepted),
             ("responses_accepted", self.responses_accepted),
             ("cookies_accepted", self.cookies_accepted),
+            ("cookies_proved", self.cookies_proved),
             ("given_up", self.given_up),
             ("malformed", self.malformed),
             ("wrong_mac1", self.wrong_mac1),

@@ -47,6 +47,7 @@ fn a_cookie_is_fetched_understood_and_used() {
     assert_eq!((a.responses_accepted, a.keepalives_sent), (1, 1));
     let b = world.b.handshakes.statistics();
     assert_eq!((b.cookies_sent, b.initiations_accepted), (1, 1));
+    assert_eq!(b.cookies_proved, 1);
 }
 
 #[test]

@@ -44,9 +44,6 @@ pub(crate) fn they_are_under_load(kind: Kind, driver: Driver) -> TestResult {
     if count("initiations_sent") <= count("responses_accepted") {
         return Err(format!("no initiation was refused: {:?}", bed.us.counted()).into());
     }
-    if bed.peer.logged("Sending cookie response")? == 0 {
-        return Err("the kernel's log knows of no cookie".into());
-    }
     bed.us.reaches()?;
     bed.peer.reaches()
 }

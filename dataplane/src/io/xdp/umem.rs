@@ -89,9 +89,9 @@ impl Umem {
         let start = chunk.index as usize * CHUNK_SIZE + offset;
         // SAFETY: a token of this UMEM has an index below `chunks` (`new` and `reclaim` make no
         // other), and the range does not leave the chunk, so it lies in the mapping, which lives
-        // as long as `self`. It is initialised (the mapping began as zeroes). Nobody else touches it: the token is the only one for this chunk, it is
-        // borrowed mutably for as long as the slice lives, and the kernel does not own the chunk
-        // while the token exists.
+        // as long as `self`. It is initialised (the mapping began as zeroes). Nobody else touches it:
+        // the token is the only one for this chunk, it is borrowed mutably for as long as the slice
+        // lives, and the kernel does not own the chunk while the token exists.
         unsafe {
             let first = self.mapping.start().add(start);
             Some(core::slice::from_raw_parts_mut(first.as_ptr(), length))

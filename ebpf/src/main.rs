@@ -9,6 +9,7 @@
 #![no_main]
 
 use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::helpers::bpf_xdp_get_buff_len;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, XskMap};
 use aya_ebpf::programs::XdpContext;
@@ -27,8 +28,10 @@ static RS_SOCKETS: XskMap = XskMap::with_max_entries(maps::MAX_QUEUES, 0);
 static RS_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Verdict::COUNT, 0);
 
 /// `frags`: frames of more than one buffer (large MTU, aggregated packets on a veth) reach the
-/// program too, instead of being dropped or barring it from the interface. It sees their first
-/// buffer; a datagram that does not lie in it whole is passed on as malformed.
+/// program too, instead of being dropped or barring it from the interface. It reads the headers in
+/// their first buffer. Where the sockets take frames of several buffers
+/// ([`maps::SETTING_MULTI_BUFFER`]), the lengths are held against the whole frame; else a datagram
+/// that does not lie in the first buffer whole is passed on as malformed.
 #[xdp(frags)]
 pub fn ringspan_steer(context: XdpContext) -> u32 {
     let (action, verdict) = match steer(&context) {
@@ -108,7 +111,18 @@ impl Frame for Packet<'_> {
         // add one to a packet pointer. No length comes near the mask.
         // SAFETY: reads a local variable.
         let length = unsafe { (&raw const length).read_volatile() } & 0x1_ffff;
-        self.start + length <= end as usize
+        self.start + length <= end as usize || self.holds_in_all(length)
+    }
+}
+
+impl Packet<'_> {
+    /// Whether all buffers of the frame together have `length` bytes, and may be looked at. Asked
+    /// for no frame of one buffer that is whole.
+    #[inline(always)]
+    fn holds_in_all(&self, length: usize) -> bool {
+        RS_SETTINGS.get(maps::SETTING_MULTI_BUFFER) == Some(&1)
+            // SAFETY: the kernel's context is valid for as long as the program runs.
+            && length as u64 <= unsafe { bpf_xdp_get_buff_len(self.context.ctx) }
     }
 }
 

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | [`PORTS`] | array | [`port_word`] | `u64`, one bit a port: [`port_bit`] |
 //! | [`ADDRESSES`] | hash | [`address_key`] | `u8`, unused |
-//! | [`SETTINGS`] | array | [`SETTING_ANY_ADDRESS`] | `u32`, 0 or 1 |
+//! | [`SETTINGS`] | array | [`SETTING_ANY_ADDRESS`], [`SETTING_MULTI_BUFFER`] | `u32`, 0 or 1 |
 //! | [`SOCKETS`] | XSKMAP | receive queue | AF_XDP socket |
 //! | [`COUNTERS`] | per-CPU array | [`Verdict::index`](crate::Verdict::index) | `u64` |
 
@@ -41,8 +41,11 @@ pub const MAX_QUEUES: u32 = 1024;
 /// Key in [`SETTINGS`]: 1 if a datagram to any address is ours, 0 if [`ADDRESSES`] decides.
 pub const SETTING_ANY_ADDRESS: u32 = 0;
 
+/// Key in [`SETTINGS`]: 1 if the sockets take frames of several buffers, 0 if the kernel has them.
+pub const SETTING_MULTI_BUFFER: u32 = 1;
+
 /// Number of entries in [`SETTINGS`].
-pub const SETTING_COUNT: u32 = 1;
+pub const SETTING_COUNT: u32 = 2;
 
 /// The index in [`PORTS`] of the word that holds `port`'s bit.
 #[must_use]

@@ -9,16 +9,29 @@ use super::interface::{Interface, Queues};
 use super::path::PathTable;
 use super::program::{AttachError, AttachedMode, Mode, XdpProgram};
 use super::queue::{LEAST_RING, XdpQueue};
-use super::socket::ZeroCopy;
-use super::umem::CHUNK_SIZE;
+use super::socket::{ZeroCopy, refuses_mode};
+use super::tx::PAYLOAD_OFFSET;
+use super::umem::{CHUNK_SIZE, MOST_RUN};
 
 /// The most entries a ring may have here: 128 MiB of frames.
 const MOST_RING: u32 = 32768;
 
-/// The largest UDP payload, in bytes, that fits into a frame with all headers that may stand
-/// before it: the kernel keeps 256 bytes of each chunk to itself, and the headers are Ethernet, two
-/// VLAN tags, IPv4 with all its options, UDP.
-pub const LARGEST_DATAGRAM: u16 = CHUNK_SIZE as u16 - 256 - (14 + 8 + 60 + 8);
+/// The most headers before a datagram that is received: Ethernet, two VLAN tags, IPv4 with all its
+/// options, UDP.
+pub(super) const MOST_RECEIVED_HEADERS: usize = 14 + 8 + 60 + 8;
+
+/// The largest UDP payload, in bytes, that fits into one chunk with all headers that may stand
+/// before it, the kernel keeping 256 bytes of each chunk to itself. Larger ones take frames of
+/// several chunks (multi-buffer, Linux 6.6).
+pub const LARGEST_IN_ONE_CHUNK: u16 = CHUNK_SIZE as u16 - 256 - MOST_RECEIVED_HEADERS as u16;
+
+/// The largest UDP payload, in bytes: what an IPv6 packet of 65535 bytes holds.
+pub const LARGEST_DATAGRAM: u16 = u16::MAX - 40 - 8;
+// A run of as many chunks as a packet may have parts in the kernel holds it.
+const _: () = assert!(PAYLOAD_OFFSET + LARGEST_DATAGRAM as usize <= MOST_RUN * CHUNK_SIZE);
+
+/// Bytes of the smaller of the outer headers that count against a link's MTU.
+const IPV4_AND_UDP: u32 = 20 + 8;
 
 /// How to open the driver. All rings are counted in entries, powers of two from 64 to 32768.
 #[derive(Clone, Debug)]
@@ -41,7 +54,8 @@ pub struct XdpConfig {
     pub tx_ring: u32,
     /// The largest UDP payload that will be sent or received, in bytes, at most
     /// [`LARGEST_DATAGRAM`]: inner MTU + 32. Paths that cannot carry it are not taken, because the
-    /// UDP socket can fragment and AF_XDP cannot.
+    /// UDP socket can fragment and AF_XDP cannot. Above [`LARGEST_IN_ONE_CHUNK`] the sockets are
+    /// bound for frames of several chunks, and the interface's MTU must be large enough.
     pub largest_datagram: u16,
     /// How to send; none for sockets that only receive. Those have no TX ring: in copy mode
     /// `poll()` on a socket that has one does the sending, and fights over it with whoever sends.
@@ -120,6 +134,7 @@ impl XdpDriver {
     ) -> Result<Vec<XdpQueue>, XdpError> {
         config.check()?;
         let interface = Interface::by_name(name)?;
+        config.check_link(&interface)?;
         let had_link = interface.has_link();
         let was_attached = program.attached().is_some();
         let attached = match program.attached() {
@@ -157,6 +172,8 @@ impl XdpDriver {
             Queues::Exactly(count) => (count, true),
             Queues::AtMost(count) => (count, false),
         };
+        let multi_buffer = config.multi_buffer();
+        program.set_multi_buffer(multi_buffer)?;
         let mut queues = Vec::new();
         for number in 0..count {
             let link = program.link().ok_or(XdpError::NotAttached)?;
@@ -171,6 +188,18 @@ impl XdpDriver {
                 {
                     break;
                 }
+                Err(XdpError::Bind { source, .. })
+                    if multi_buffer
+                        && config.zero_copy != ZeroCopy::Always
+                        && refuses_mode(&source) =>
+                {
+                    return Err(XdpError::MultiBuffer {
+                        interface: interface.name().to_owned(),
+                        queue: number,
+                        largest: config.largest_datagram,
+                        source,
+                    });
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -179,6 +208,25 @@ impl XdpDriver {
 }
 
 impl XdpConfig {
+    /// Whether frames of several chunks are needed.
+    pub(super) const fn multi_buffer(&self) -> bool {
+        self.largest_datagram > LARGEST_IN_ONE_CHUNK
+    }
+
+    /// A link on which jumbo datagrams would be fragmented has nothing but small ones for AF_XDP,
+    /// which would overtake the others.
+    fn check_link(&self, interface: &Interface) -> Result<(), XdpError> {
+        let needed = u32::from(self.largest_datagram) + IPV4_AND_UDP;
+        if self.multi_buffer() && interface.mtu() < needed {
+            return Err(XdpError::SmallLink {
+                interface: interface.name().to_owned(),
+                mtu: interface.mtu(),
+                largest: self.largest_datagram,
+            });
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), XdpError> {
         let rings = [
             ("the RX ring's size", self.rx_ring),
@@ -223,16 +271,30 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_that_no_frame_holds_are_refused() {
+    fn datagrams_that_no_packet_holds_are_refused() {
         let config = |largest_datagram| XdpConfig {
             largest_datagram,
             ..XdpConfig::default()
         };
         assert!(config(LARGEST_DATAGRAM).check().is_ok());
-        let error = config(8920 + 32).check().unwrap_err();
+        let error = config(65500).check().unwrap_err();
         assert!(matches!(
             error,
-            XdpError::LargeDatagrams { largest: 8952, .. }
+            XdpError::LargeDatagrams { largest: 65500, .. }
         ));
+        for part in ["65500", "65487", "MTU to 65455"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_jumbo_datagrams_take_several_chunks() {
+        let config = |largest_datagram| XdpConfig {
+            largest_datagram,
+            ..XdpConfig::default()
+        };
+        assert!(!XdpConfig::default().multi_buffer());
+        assert!(!config(3718 + 32).multi_buffer());
+        assert!(config(3719 + 32).multi_buffer());
     }
 }

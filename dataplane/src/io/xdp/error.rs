@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::driver::LARGEST_IN_ONE_CHUNK;
 use super::program::{AttachError, UpdateError};
 
 /// Why AF_XDP cannot be had.
@@ -49,10 +50,10 @@ pub enum XdpError {
         /// The most allowed.
         most: u32,
     },
-    /// Datagrams that do not fit into a frame of the UMEM.
+    /// Datagrams that no IP packet holds.
     #[error(
-        "datagrams of {largest} bytes do not fit into AF_XDP's frames, which hold {most}: lower \
-         the tunnel's MTU to {mtu}, or use the UDP driver",
+        "datagrams of {largest} bytes do not fit into an IP packet, which holds {most}: lower the \
+         tunnel's MTU to {mtu}",
         mtu = most - 32
     )]
     LargeDatagrams {
@@ -60,6 +61,40 @@ pub enum XdpError {
         largest: u16,
         /// The largest that fits.
         most: u16,
+    },
+    /// Datagrams above a chunk, which the link would carry only as IP fragments.
+    #[error(
+        "interface {interface} has MTU {mtu}, so that datagrams of {largest} bytes would travel as \
+         IP fragments, which AF_XDP does not see: raise its MTU to {needed} (over IPv6 {needed_v6}), \
+         lower the tunnel's MTU to {tunnel}, or use the UDP driver",
+        needed = u32::from(*largest) + 28,
+        needed_v6 = u32::from(*largest) + 48,
+        tunnel = mtu.saturating_sub(48 + 32).max(u32::from(LARGEST_IN_ONE_CHUNK) - 32)
+    )]
+    SmallLink {
+        /// The interface.
+        interface: String,
+        /// Its MTU, in bytes.
+        mtu: u32,
+        /// The largest UDP payload wanted, in bytes.
+        largest: u16,
+    },
+    /// No frames of several chunks.
+    #[error(
+        "datagrams of {largest} bytes take AF_XDP frames of several buffers, which the kernel \
+         refuses for queue {queue} of {interface}: {source}; lower the tunnel's MTU to {mtu}, use \
+         the UDP driver, or a kernel that has them (Linux 6.6 or later)",
+        mtu = LARGEST_IN_ONE_CHUNK - 32
+    )]
+    MultiBuffer {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// The largest UDP payload wanted, in bytes.
+        largest: u16,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// No socket.
     #[error(

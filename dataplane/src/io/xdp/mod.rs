@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | [`program`] | the XDP program, its maps, its link to the interface |
 //! | `interface` | queues, link state, hardware address (ethtool, ioctl) |
-//! | `umem` | the frames, and who owns which |
+//! | `umem` | the frames, and who owns which; runs of them for jumbo frames |
+//! | `gather` | received frames of several buffers, put together |
 //! | `ring` | fill, completion, RX and TX ring |
 //! | `socket` | making, binding and asking an AF_XDP socket |
 //! | `header` | what is written in front of a datagram |
@@ -17,6 +18,7 @@
 
 mod driver;
 mod error;
+mod gather;
 mod header;
 mod interface;
 mod mmap;
@@ -30,7 +32,7 @@ mod too_big;
 mod tx;
 mod umem;
 
-pub use driver::{LARGEST_DATAGRAM, Transmit, XdpConfig, XdpDriver};
+pub use driver::{LARGEST_DATAGRAM, LARGEST_IN_ONE_CHUNK, Transmit, XdpConfig, XdpDriver};
 pub use error::XdpError;
 pub use interface::{Interface, Queues};
 pub use path::{Path, PathKey, PathTable};

@@ -211,6 +211,18 @@ impl XdpProgram {
         self.remove_addresses(&old)
     }
 
+    /// Whether the sockets take frames of several buffers (`XDP_USE_SG`); not, after loading. If not,
+    /// a datagram that does not lie in a frame's first buffer whole is left to the kernel; a socket
+    /// that does not take several buffers would drop it.
+    ///
+    /// # Errors
+    /// [`UpdateError::Kernel`].
+    pub fn set_multi_buffer(&mut self, taken: bool) -> Result<(), UpdateError> {
+        self.settings
+            .set(maps::SETTING_MULTI_BUFFER, u32::from(taken), 0)
+            .map_err(UpdateError::on("settings map"))
+    }
+
     fn remove_addresses(&mut self, keys: &[[u8; 16]]) -> Result<(), UpdateError> {
         for key in keys {
             if self.address_keys.contains(key) {

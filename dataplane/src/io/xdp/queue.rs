@@ -3,13 +3,14 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::driver::XdpConfig;
+use super::driver::{MOST_RECEIVED_HEADERS, XdpConfig};
 use super::error::XdpError;
+use super::gather::Gather;
 use super::interface::Interface;
 use super::program::AttachedMode;
 use super::ring::Producer;
 use super::rx::XdpRx;
-use super::socket::{Handle, Mode, RingSizes, Socket, ZeroCopy};
+use super::socket::{BindOptions, Handle, Mode, RingSizes, Socket, ZeroCopy};
 use super::tx::{TxSettings, XdpTx};
 use super::umem::{Chunk, Umem};
 use crate::engine::port::DriverInfo;
@@ -40,6 +41,9 @@ impl Description {
         let mut mode = format!("{copy}, {}", self.attached);
         if self.mode.need_wakeup {
             mode.push_str(", need-wakeup");
+        }
+        if self.mode.multi_buffer {
+            mode.push_str(", multi-buffer");
         }
         if self.huge_pages {
             mode.push_str(", huge pages");
@@ -109,7 +113,10 @@ impl XdpQueue {
             interface,
             queue,
             zero_copy,
-            config.need_wakeup,
+            BindOptions {
+                need_wakeup: config.need_wakeup,
+                multi_buffer: config.multi_buffer(),
+            },
             config.bind_patience,
         )?;
 
@@ -152,6 +159,9 @@ impl XdpQueue {
                 description,
                 config.transmit.as_ref().map(|t| t.paths.reader()),
                 rx_frames,
+                config.multi_buffer().then(|| {
+                    Gather::new(usize::from(config.largest_datagram) + MOST_RECEIVED_HEADERS)
+                }),
             ),
             tx,
             queue,

@@ -1,6 +1,7 @@
 //! The receiving half of a queue: RX ring in, fill ring out.
 
 use core::net::SocketAddr;
+use core::ops::Range;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use ringspan_xdp_common::UdpFrame;
 
+use super::gather::{Frames, Gather};
 use super::path::{PathKey, PathReader};
 use super::queue::Description;
 use super::ring::{Consumer, Descriptor, Producer};
@@ -19,7 +21,8 @@ use crate::mesh::Endpoint;
 /// Receives the datagrams of one queue.
 ///
 /// Its frames circulate between it and the kernel: fill ring → kernel → RX ring → lent to the
-/// engine in place → fill ring. They are never the sending half's.
+/// engine in place → fill ring. Those of a jumbo frame go back as soon as it was put together. They
+/// are never the sending half's.
 #[derive(Debug)]
 pub struct XdpRx {
     // Rings before the socket: see `Socket`.
@@ -28,6 +31,8 @@ pub struct XdpRx {
     /// Taken from the RX ring, not yet back in the fill ring. Empty between calls, unless the
     /// engine panicked: then the frames are returned by the next call.
     lent: Box<ArrayVec<Frame, MAX_BATCH>>,
+    /// For frames of several chunks; none where the socket takes none.
+    gather: Option<Gather>,
     handle: Arc<Handle>,
     description: Arc<Description>,
     paths: Option<PathReader>,
@@ -37,11 +42,20 @@ pub struct XdpRx {
 
 /// A frame that is ours for the moment.
 #[derive(Debug)]
-struct Frame {
-    chunk: Chunk,
-    offset: usize,
-    length: usize,
+enum Frame {
+    /// In the chunk that it was received into.
+    InPlace {
+        chunk: Chunk,
+        offset: usize,
+        length: usize,
+    },
+    /// Put together from several chunks, at this place of the arena.
+    Gathered(Range<usize>),
 }
+
+/// The most descriptors taken at once: so that a flood of frames which make no datagram cannot keep
+/// us from anything else.
+const MOST_DESCRIPTORS: usize = 8 * MAX_BATCH;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct RxCounters {
@@ -87,11 +101,13 @@ impl XdpRx {
         description: Arc<Description>,
         paths: Option<PathReader>,
         frames: u32,
+        gather: Option<Gather>,
     ) -> Self {
         Self {
             fill,
             rx,
             lent: Box::default(),
+            gather,
             handle,
             description,
             paths,
@@ -107,7 +123,11 @@ impl XdpRx {
             total: self.frames,
             fill_ring: self.fill.pending(),
             rx_ring: self.rx.waiting(),
-            lent: self.lent.len() as u32,
+            lent: self
+                .lent
+                .iter()
+                .filter(|frame| matches!(frame, Frame::InPlace { .. }))
+                .count() as u32,
         }
     }
 
@@ -119,7 +139,11 @@ impl XdpRx {
 
     /// Takes up to a batch of frames out of the RX ring into `lent`.
     fn take(&mut self) {
-        while !self.lent.is_full() {
+        let mut returned = false;
+        for _ in 0..MOST_DESCRIPTORS {
+            if self.lent.is_full() || self.gather.as_ref().is_some_and(|g| !g.has_room()) {
+                break;
+            }
             let Some(descriptor) = self.rx.pop() else {
                 break;
             };
@@ -127,24 +151,44 @@ impl XdpRx {
             // once, and the token of every chunk that the kernel has was surrendered to the
             // fill ring.
             let frame = unsafe { self.handle.umem.reclaim(descriptor.address) };
-            match frame {
-                Some((chunk, offset)) => self.lent.push(Frame {
+            self.counters.foreign += u64::from(frame.is_none());
+            let length = descriptor.length as usize;
+            let more = descriptor.options & libc::XDP_PKT_CONTD != 0;
+            match (&mut self.gather, frame) {
+                (Some(gather), mut frame) if gather.concerns(more) => {
+                    let part = frame
+                        .as_mut()
+                        .and_then(|(chunk, offset)| self.handle.umem.bytes(chunk, *offset, length));
+                    if let Some(place) = gather.add(part.as_deref(), more) {
+                        self.lent.push(Frame::Gathered(place));
+                    }
+                    // Copied: the kernel may have the chunk again.
+                    if let Some((chunk, _)) = frame {
+                        returned |= self.fill.push(chunk.surrender(0));
+                    }
+                }
+                (_, Some((chunk, offset))) => self.lent.push(Frame::InPlace {
                     chunk,
                     offset,
-                    length: descriptor.length as usize,
+                    length,
                 }),
-                None => self.counters.foreign += 1,
+                (_, None) => {}
             }
         }
         self.rx.release();
+        if returned {
+            self.fill.publish();
+        }
     }
 
     /// Puts everything in `lent` back into the fill ring and wakes the driver if it sleeps.
     fn give_back(&mut self) {
         let mut returned = false;
         for frame in self.lent.drain(..) {
-            // Never full: the ring has an entry for every frame.
-            returned |= self.fill.push(frame.chunk.surrender(0));
+            if let Frame::InPlace { chunk, .. } = frame {
+                // Never full: the ring has an entry for every frame.
+                returned |= self.fill.push(chunk.surrender(0));
+            }
         }
         if returned {
             self.fill.publish();
@@ -190,6 +234,10 @@ impl Pollable for XdpRx {
     fn statistics(&self) -> Vec<(&'static str, u64)> {
         let frames = self.frames();
         let kernel = self.socket_statistics();
+        let (gathered, broken) = self
+            .gather
+            .as_ref()
+            .map_or((0, 0), |gather| (gather.gathered(), gather.broken()));
         vec![
             ("rx_dropped", kernel.rx_dropped),
             ("rx_invalid_descs", kernel.rx_invalid_descs),
@@ -198,6 +246,8 @@ impl Pollable for XdpRx {
             ("rx_datagrams", self.counters.datagrams),
             ("rx_malformed", self.counters.malformed),
             ("rx_foreign_descs", self.counters.foreign),
+            ("rx_gathered", gathered),
+            ("rx_broken_chains", broken),
             ("rx_wakeups", self.counters.wakeups),
             ("rx_frames", u64::from(frames.total)),
             ("rx_frames_fill_ring", u64::from(frames.fill_ring)),
@@ -211,6 +261,9 @@ impl OuterRx for XdpRx {
         // Not empty only after a panic in `handle`.
         if !self.lent.is_empty() {
             self.give_back();
+        }
+        if let Some(gather) = &mut self.gather {
+            gather.begin_batch();
         }
         self.take();
         if self.lent.is_empty() {
@@ -226,11 +279,16 @@ impl OuterRx for XdpRx {
         if let Some(paths) = &mut confirming {
             paths.refresh();
         }
+        let mut gathered = self.gather.as_mut().map_or(Frames::none(), Gather::frames);
         for frame in &mut *self.lent {
-            let bytes = self
-                .handle
-                .umem
-                .bytes(&mut frame.chunk, frame.offset, frame.length);
+            let bytes = match frame {
+                Frame::InPlace {
+                    chunk,
+                    offset,
+                    length,
+                } => self.handle.umem.bytes(chunk, *offset, *length),
+                Frame::Gathered(place) => gathered.take(place.clone()),
+            };
             let parsed = bytes.and_then(|bytes| {
                 let parsed = UdpFrame::parse(bytes).ok()?;
                 let payload = bytes.get_mut(parsed.payload.clone())?;

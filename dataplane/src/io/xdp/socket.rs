@@ -47,6 +47,32 @@ pub(super) struct Mode {
     /// What `XDP_OPTIONS` said after the bind, whatever was asked for.
     pub(super) zero_copy: bool,
     pub(super) need_wakeup: bool,
+    /// Whether a frame may lie in several chunks.
+    pub(super) multi_buffer: bool,
+}
+
+/// What a socket is bound with, in every mode.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BindOptions {
+    pub(super) need_wakeup: bool,
+    /// Frames of several chunks (`XDP_USE_SG`, since Linux 6.6).
+    pub(super) multi_buffer: bool,
+}
+
+impl BindOptions {
+    const fn flags(self) -> u16 {
+        let wakeup = if self.need_wakeup {
+            libc::XDP_USE_NEED_WAKEUP
+        } else {
+            0
+        };
+        let multi_buffer = if self.multi_buffer {
+            libc::XDP_USE_SG
+        } else {
+            0
+        };
+        wakeup | multi_buffer
+    }
 }
 
 /// Everything the kernel counts for a socket (`XDP_STATISTICS`). Kernels before 5.9 leave the
@@ -140,10 +166,10 @@ impl Socket {
         interface: &Interface,
         queue: u32,
         zero_copy: ZeroCopy,
-        need_wakeup: bool,
+        options: BindOptions,
         patience: Duration,
     ) -> Result<Mode, XdpError> {
-        let bind = |mode| self.bind_in(mode, interface, queue, need_wakeup, patience);
+        let bind = |mode| self.bind_in(mode, interface, queue, options, patience);
         match zero_copy {
             ZeroCopy::Never => bind(COPY)?,
             ZeroCopy::Always => bind(ZERO_COPY)?,
@@ -153,6 +179,7 @@ impl Socket {
                         interface = interface.name(),
                         queue,
                         %source,
+                        multi_buffer = options.multi_buffer,
                         "no zero copy: going on in copy mode"
                     );
                     bind(COPY)?;
@@ -162,7 +189,8 @@ impl Socket {
         }
         Ok(Mode {
             zero_copy: self.handle.is_zero_copy()?,
-            need_wakeup,
+            need_wakeup: options.need_wakeup,
+            multi_buffer: options.multi_buffer,
         })
     }
 
@@ -172,21 +200,16 @@ impl Socket {
         (flag, mode): (u16, &'static str),
         interface: &Interface,
         queue: u32,
-        need_wakeup: bool,
+        options: BindOptions,
         patience: Duration,
     ) -> Result<(), XdpError> {
-        let wakeup = if need_wakeup {
-            libc::XDP_USE_NEED_WAKEUP
-        } else {
-            0
-        };
         let deadline = Instant::now() + patience;
         loop {
             let answer = bind(
                 self.handle.fd.as_fd(),
                 interface.index(),
                 queue,
-                flag | wakeup,
+                flag | options.flags(),
             );
             let Err(source) = answer else {
                 return Ok(());
@@ -217,7 +240,7 @@ const COPY: (u16, &str) = (libc::XDP_COPY, "copy");
 
 /// A driver that cannot do zero copy says EOPNOTSUPP; one that could, but not with this card or
 /// this configuration, says EINVAL, though its feature flag is set.
-fn refuses_mode(error: &io::Error) -> bool {
+pub(super) fn refuses_mode(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL))
 }
 

@@ -7,19 +7,20 @@ use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use arrayvec::ArrayVec;
 
+use super::driver::LARGEST_DATAGRAM;
 use super::header::{self, Fields, HeaderTemplate, MOST_HEADERS};
 use super::path::{Path, PathKey, PathReader};
 use super::queue::Description;
 use super::ring::{Consumer, Descriptor, Producer};
 use super::socket::{Handle, SocketStatistics};
-use super::umem::{CHUNK_SIZE, Chunk, FreeChunks};
+use super::umem::{CHUNK_SIZE, Chunk, Run, SendChunks, Umem};
 use crate::engine::port::{DriverInfo, MAX_BATCH, OuterTx, Sent, TxRequest, TxSlot};
 use crate::mesh::Endpoint;
 use crate::wire::checksum::Sum;
 
-/// Where a datagram begins in its chunk: room for the headers in front of it, and on a cache
-/// line.
-const PAYLOAD_OFFSET: usize = 128;
+/// Where a datagram begins in its chunk or run: room for the headers in front of it, and on a
+/// cache line.
+pub(super) const PAYLOAD_OFFSET: usize = 128;
 const _: () = assert!(MOST_HEADERS <= PAYLOAD_OFFSET);
 
 /// How often a send is tried again in one call when the kernel takes a part of the ring at a
@@ -36,7 +37,7 @@ pub struct XdpTx {
     // Rings before the socket: see `Socket`.
     tx: Producer<Descriptor>,
     completion: Consumer<u64>,
-    free: FreeChunks,
+    free: SendChunks,
     filling: Box<ArrayVec<Filling, MAX_BATCH>>,
     handle: Arc<Handle>,
     description: Arc<Description>,
@@ -71,7 +72,7 @@ struct Current {
 /// A frame that is being written.
 #[derive(Debug)]
 struct Filling {
-    chunk: Chunk,
+    place: Place,
     request: usize,
     headers: usize,
     length: usize,
@@ -79,9 +80,40 @@ struct Filling {
     checksum: Option<Sum>,
 }
 
+impl Filling {
+    const fn chunks(&self) -> usize {
+        match &self.place {
+            Place::One(_) => 1,
+            Place::Run(run) => run.count(),
+        }
+    }
+}
+
+/// Where a frame is written.
+#[derive(Debug)]
+enum Place {
+    One(Chunk),
+    Run(Run),
+}
+
+impl Place {
+    fn bytes<'a>(
+        &'a mut self,
+        umem: &'a Umem,
+        offset: usize,
+        length: usize,
+    ) -> Option<&'a mut [u8]> {
+        match self {
+            Self::One(chunk) => umem.bytes(chunk, offset, length),
+            Self::Run(run) => umem.run_bytes(run, offset, length),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct TxCounters {
     datagrams: u64,
+    multi_buffer: u64,
     no_path: u64,
     too_long: u64,
     ring_full: u64,
@@ -133,11 +165,16 @@ impl XdpTx {
         paths: PathReader,
     ) -> Self {
         // Any beginning serves: identifications are told apart for some milliseconds only.
+        let longest = if description.mode.multi_buffer {
+            PAYLOAD_OFFSET + usize::from(settings.largest_datagram)
+        } else {
+            CHUNK_SIZE
+        };
         let identification = getrandom::u32().map_or(0, |random| random as u16);
         Self {
             tx,
             completion,
-            free: FreeChunks::new(chunks),
+            free: SendChunks::new(chunks, longest),
             filling: Box::default(),
             handle,
             description,
@@ -154,7 +191,7 @@ impl XdpTx {
     pub fn frames(&self) -> TxFrames {
         TxFrames {
             total: self.free.total(),
-            free: self.free.len() + self.filling.len(),
+            free: self.free.len() + self.filling.iter().map(Filling::chunks).sum::<usize>(),
             tx_ring: self.tx.pending() as usize,
             completion_ring: self.completion.waiting() as usize,
         }
@@ -183,16 +220,36 @@ impl XdpTx {
         }
     }
 
-    /// A free frame; when there is none, the kernel is asked for its own.
-    fn free_chunk(&mut self) -> Option<Chunk> {
-        if self.free.len() == 0 {
-            self.reap();
-            if self.free.len() == 0 {
-                self.kick();
-                self.reap();
-            }
+    /// A free place for a datagram of `length` bytes; when there is none, the kernel is asked for
+    /// those it has.
+    fn free_place(&mut self, length: usize) -> Option<Place> {
+        let place = self.take_place(length);
+        if place.is_some() {
+            return place;
         }
-        self.free.take()
+        self.reap();
+        let place = self.take_place(length);
+        if place.is_some() {
+            return place;
+        }
+        self.kick();
+        self.reap();
+        self.take_place(length)
+    }
+
+    fn take_place(&mut self, length: usize) -> Option<Place> {
+        let fits_chunk = length <= CHUNK_SIZE - PAYLOAD_OFFSET;
+        if fits_chunk && let Some(chunk) = self.free.take() {
+            return Some(Place::One(chunk));
+        }
+        self.free.take_run().map(Place::Run)
+    }
+
+    fn put_back(&mut self, place: Place) {
+        match place {
+            Place::One(chunk) => self.free.put(chunk),
+            Place::Run(run) => self.free.put_run(run),
+        }
     }
 
     /// Has the kernel send, where it does not do so by itself.
@@ -245,6 +302,11 @@ impl XdpTx {
         self.current.is_some()
     }
 
+    /// The largest datagram that a frame of this half holds, and an IP packet.
+    fn largest_payload(&self) -> usize {
+        (self.free.longest() - PAYLOAD_OFFSET).min(usize::from(LARGEST_DATAGRAM))
+    }
+
     fn look_up(
         &mut self,
         endpoint: &Endpoint,
@@ -257,8 +319,8 @@ impl XdpTx {
         }
         let template = HeaderTemplate::new(&path, source_port, endpoint.remote)?;
         let largest = template.ip_length() + usize::from(self.settings.largest_datagram);
-        let fits_chunk = usize::from(self.settings.largest_datagram) <= CHUNK_SIZE - PAYLOAD_OFFSET;
-        if largest > path.mtu as usize || !fits_chunk {
+        let fits = usize::from(self.settings.largest_datagram) <= self.largest_payload();
+        if largest > path.mtu as usize || !fits {
             return None;
         }
         Some(Current {
@@ -280,18 +342,21 @@ impl XdpTx {
         if !self.select(&request.to, generation) {
             return Err(Refusal::NoPath);
         }
-        let mut chunk = self.free_chunk().ok_or(Refusal::RingFull)?;
-        let written = self.write_headers(&mut chunk, request);
+        if request.len > self.largest_payload() {
+            return Err(Refusal::TooLong);
+        }
+        let mut place = self.free_place(request.len).ok_or(Refusal::RingFull)?;
+        let written = self.write_headers(&mut place, request);
         match written {
             Some((headers, checksum)) => Ok(Filling {
-                chunk,
+                place,
                 request: index,
                 headers,
                 length: request.len,
                 checksum,
             }),
             None => {
-                self.free.put(chunk);
+                self.put_back(place);
                 Err(Refusal::TooLong)
             }
         }
@@ -301,23 +366,18 @@ impl XdpTx {
     /// datagram is longer than the path or a chunk can carry.
     fn write_headers(
         &mut self,
-        chunk: &mut Chunk,
+        place: &mut Place,
         request: &TxRequest,
     ) -> Option<(usize, Option<Sum>)> {
         let Current { template, path, .. } = self.current.as_ref()?;
         let payload = u16::try_from(request.len).ok()?;
-        if request.len > CHUNK_SIZE - PAYLOAD_OFFSET
-            || request.len + template.ip_length() > path.mtu as usize
-        {
+        if request.len + template.ip_length() > path.mtu as usize {
             return None;
         }
         let headers = template.length();
-        let place = self
-            .handle
-            .umem
-            .bytes(chunk, PAYLOAD_OFFSET.checked_sub(headers)?, headers)?;
+        let start = PAYLOAD_OFFSET.checked_sub(headers)?;
         template.write(
-            place,
+            place.bytes(&self.handle.umem, start, headers)?,
             Fields {
                 payload,
                 tos: request.tos,
@@ -335,10 +395,8 @@ impl XdpTx {
     fn lend(&mut self, fill: &mut dyn FnMut(&mut [TxSlot<'_>])) {
         let mut slots = ArrayVec::<TxSlot<'_>, MAX_BATCH>::new();
         for filling in &mut *self.filling {
-            let bytes = self
-                .handle
-                .umem
-                .bytes(&mut filling.chunk, PAYLOAD_OFFSET, filling.length);
+            let place = &mut filling.place;
+            let bytes = place.bytes(&self.handle.umem, PAYLOAD_OFFSET, filling.length);
             if let Some(buffer) = bytes {
                 slots.push(TxSlot {
                     request: filling.request,
@@ -351,6 +409,18 @@ impl XdpTx {
         }
     }
 
+    /// Has the frames in `filling` filled and sent; returns how many.
+    fn send_written(&mut self, fill: &mut dyn FnMut(&mut [TxSlot<'_>])) -> usize {
+        if self.filling.is_empty() {
+            return 0;
+        }
+        self.lend(fill);
+        let accepted = self.submit();
+        self.counters.datagrams += accepted as u64;
+        self.kick();
+        accepted
+    }
+
     /// Puts the frames in `filling` into the TX ring; returns how many.
     fn submit(&mut self) -> usize {
         let mut accepted = 0;
@@ -359,19 +429,32 @@ impl XdpTx {
             let start = PAYLOAD_OFFSET - headers;
             let length = headers + filling.length;
             if let Some(begin) = filling.checksum
-                && let Some(frame) = self.handle.umem.bytes(&mut filling.chunk, start, length)
+                && let Some(frame) = filling.place.bytes(&self.handle.umem, start, length)
                 && let Some((head, payload)) = frame.split_at_mut_checked(headers)
                 && let Some(place) = head.get_mut(header::checksum_offset(headers)..)
             {
                 place.copy_from_slice(&begin.with(payload).finish_udp().to_be_bytes());
             }
-            // Never full: the ring has an entry for every frame.
-            let pushed = self.tx.push(Descriptor {
-                address: filling.chunk.surrender(start),
-                length: length as u32,
-                options: 0,
-            });
-            debug_assert!(pushed, "more frames than TX ring entries");
+            // Never full: the ring has an entry for every chunk.
+            let pushed = match filling.place {
+                Place::One(chunk) => self.tx.push(Descriptor {
+                    address: chunk.surrender(start),
+                    length: length as u32,
+                    options: 0,
+                }),
+                Place::Run(run) => {
+                    let mut parts = self.free.surrender(run, start, length);
+                    self.counters.multi_buffer += u64::from(length + start > CHUNK_SIZE);
+                    parts.all(|(address, length, more)| {
+                        self.tx.push(Descriptor {
+                            address,
+                            length,
+                            options: if more { libc::XDP_PKT_CONTD } else { 0 },
+                        })
+                    })
+                }
+            };
+            debug_assert!(pushed, "more chunks than TX ring entries");
             accepted += usize::from(pushed);
         }
         self.tx.publish();
@@ -412,29 +495,30 @@ impl OuterTx for XdpTx {
         fill: &mut dyn FnMut(&mut [TxSlot<'_>]),
     ) -> Sent {
         // Not empty only after a panic in `fill`.
-        for filling in self.filling.drain(..) {
-            self.free.put(filling.chunk);
+        while let Some(filling) = self.filling.pop() {
+            self.put_back(filling.place);
         }
         self.reap();
         let generation = self.paths.refresh();
+        let mut accepted = 0;
         for (index, request) in requests.iter().enumerate().take(MAX_BATCH) {
-            match self.prepare(index, request, generation) {
+            let mut prepared = self.prepare(index, request, generation);
+            // A batch of jumbo datagrams may need more than there is: what is written goes first.
+            if self.description.mode.multi_buffer
+                && !self.filling.is_empty()
+                && matches!(prepared, Err(Refusal::RingFull))
+            {
+                accepted += self.send_written(fill);
+                prepared = self.prepare(index, request, generation);
+            }
+            match prepared {
                 Ok(filling) => self.filling.push(filling),
                 Err(Refusal::NoPath) => self.counters.no_path += 1,
                 Err(Refusal::TooLong) => self.counters.too_long += 1,
                 Err(Refusal::RingFull) => self.counters.ring_full += 1,
             }
         }
-        if self.filling.is_empty() {
-            return Sent {
-                accepted: 0,
-                dropped: requests.len(),
-            };
-        }
-        self.lend(fill);
-        let accepted = self.submit();
-        self.counters.datagrams += accepted as u64;
-        self.kick();
+        accepted += self.send_written(fill);
         Sent {
             accepted,
             dropped: requests.len() - accepted,
@@ -461,6 +545,7 @@ impl OuterTx for XdpTx {
             ("tx_invalid_descs", kernel.tx_invalid_descs),
             ("tx_ring_empty_descs", kernel.tx_ring_empty_descs),
             ("tx_datagrams", self.counters.datagrams),
+            ("tx_multi_buffer", self.counters.multi_buffer),
             ("tx_no_path", self.counters.no_path),
             ("tx_too_long", self.counters.too_long),
             ("tx_ring_full", self.counters.ring_full),

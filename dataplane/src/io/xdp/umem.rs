@@ -6,10 +6,13 @@
 //! when the address comes back from the RX or completion ring ([`Umem::reclaim`]). So two owners
 //! of one frame would need two tokens, and the borrow checker guards the rest.
 
+mod runs;
+
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::io;
 
 use super::mmap::Mapping;
+pub(super) use runs::{MOST_RUN, Run, SendChunks};
 
 /// Bytes of a chunk. Not 2048, though that is enough for Ethernet: igb then cuts frames to
 /// 1024 bytes in zero-copy mode, without a word. More is not supported by the kernel (one page).
@@ -25,7 +28,8 @@ pub(super) struct Umem {
 
 /// The right to one chunk of one [`Umem`].
 ///
-/// INVARIANT: no two tokens with the same index and UMEM exist at a time.
+/// INVARIANT: no two tokens with the same index and UMEM exist at a time; a [`Run`] counts as one for
+/// each of its chunks.
 #[derive(Debug)]
 pub(super) struct Chunk {
     index: u32,

@@ -37,11 +37,14 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) fn new(queues: u32) -> Result<Self, Box<dyn Error>> {
-        let (near, far) = (Namespace::new("near")?, Namespace::new("far")?);
-        let veth = Veth {
+        Self::over(Veth {
             queues,
             ..Veth::default()
-        };
+        })
+    }
+
+    pub(crate) fn over(veth: Veth) -> Result<Self, Box<dyn Error>> {
+        let (near, far) = (Namespace::new("near")?, Namespace::new("far")?);
         veth.join(&near, NEAR, &far, FAR)?;
         for (address, peer) in FAMILIES {
             let length = if address.contains(':') { 64 } else { 24 };

@@ -3,6 +3,7 @@
 
 mod bed;
 mod frames;
+mod jumbo;
 mod lifecycle;
 mod paths;
 mod receive;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     let suite = receive::add(Suite::new(), needs);
     let suite = send::add(suite, needs);
     let suite = frames::add(suite, needs);
+    let suite = jumbo::add(suite, needs);
     let suite = lifecycle::add(suite, needs);
     paths::add(suite, needs).main()
 }

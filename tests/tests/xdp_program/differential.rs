@@ -19,6 +19,11 @@ pub(super) fn add(suite: Suite, needs: &[Need]) -> Suite {
     suite
         .test("same_verdict_as_user_space", needs, same_verdict)
         .test(
+            "same_verdict_on_jumbo_frames",
+            needs,
+            same_verdict_on_jumbo_frames,
+        )
+        .test(
             "same_verdict_on_random_bytes",
             needs,
             same_verdict_on_random_bytes,
@@ -61,14 +66,14 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn frame()(v6 in any::<bool>())(
+    fn frame(least: usize, most: usize)(v6 in any::<bool>())(
         source in address(v6),
         destination in address(v6),
         tags in vec(any::<u16>(), 0..=3),
         option_words in 0_usize..=10,
         fragment in prop_oneof![8 => Just(0x4000), 1 => any::<u16>()],
         protocol in prop_oneof![8 => Just(17), 1 => any::<u8>()],
-        payload in vec(any::<u8>(), 0..100),
+        payload in vec(any::<u8>(), least..most),
         padding in 0_usize..20,
         ip_length_error in prop_oneof![8 => Just(0), 1 => 0_u16..40, 1 => any::<u16>()],
         udp_length_error in prop_oneof![8 => Just(0), 1 => 0_u16..40, 1 => any::<u16>()],
@@ -134,11 +139,22 @@ fn compare(cases: u32, frames: impl Strategy<Value = Vec<u8>>) -> Result<[u64; 7
 fn prepared() -> Result<XdpProgram, Box<dyn std::error::Error>> {
     let mut program = load(&OURS)?;
     program.set_addresses(LocalAddresses::Only(&our_addresses()))?;
+    program.set_multi_buffer(true)?;
     Ok(program)
 }
 
 fn same_verdict() -> TestResult {
-    let counts = compare(4000, frame())?;
+    come_to_every_verdict(compare(4000, frame(0, 100))?);
+    Ok(())
+}
+
+/// Frames of one buffer and of two or three.
+fn same_verdict_on_jumbo_frames() -> TestResult {
+    come_to_every_verdict(compare(1000, frame(2800, 9000))?);
+    Ok(())
+}
+
+fn come_to_every_verdict(counts: [u64; 7]) {
     // The frames are of use only if they come to every verdict that there is without a socket.
     for verdict in Verdict::ALL {
         let count = counts[verdict.index() as usize];
@@ -147,7 +163,6 @@ fn same_verdict() -> TestResult {
             "only {count} frames were {verdict:?}"
         );
     }
-    Ok(())
 }
 
 fn same_verdict_on_random_bytes() -> TestResult {

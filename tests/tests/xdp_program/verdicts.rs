@@ -30,6 +30,7 @@ pub(super) fn add(suite: Suite, needs: &[Need]) -> Suite {
         .test("malformed_frames", needs, malformed_frames)
         .test("every_truncation", needs, every_truncation)
         .test("first_buffer_only", needs, first_buffer_only)
+        .test("several_buffers", &with_socket, several_buffers)
         .test("queue_limit", needs, queue_limit)
 }
 
@@ -355,8 +356,7 @@ fn every_truncation() -> TestResult {
     Ok(())
 }
 
-/// Of a frame in several buffers the program sees the first; what is not whole in it is the
-/// kernel's.
+/// Where the sockets take no frames of several buffers, what is not whole in the first is the kernel's.
 fn first_buffer_only() -> TestResult {
     let mut program = load(&[PORT])?;
     for frame in [v4(), v6()] {
@@ -372,6 +372,55 @@ fn first_buffer_only() -> TestResult {
         expect_pass(&mut program, &large, Verdict::Malformed)?;
     }
     Ok(())
+}
+
+/// Where the sockets take frames of several buffers, all buffers count.
+fn several_buffers() -> TestResult {
+    let mut program = load(&[PORT])?;
+    program.set_multi_buffer(true)?;
+    let socket = xdp_socket()?;
+    for plain in [v4(), v6(), v4().tag(1), v6().tag(1).tag(2)] {
+        for length in [10, 3000, 3400, 3500, 3800, 4096, 8000, 8952, 20_000, 60_000] {
+            let frame = FrameBuilder {
+                payload: vec![1; length],
+                ..plain.clone()
+            };
+            expect_pass(&mut program, &frame, Verdict::NoSocket)?;
+            program.register(0, socket.as_fd())?;
+            expect(
+                &mut program,
+                &frame.build(),
+                XDP_REDIRECT,
+                Verdict::Redirected,
+            )?;
+            program.unregister(0)?;
+            let mut other = frame.clone();
+            other.destination.set_port(PORT + 1);
+            expect_pass(&mut program, &other, Verdict::OtherPort)?;
+            // One byte is missing at the end of the last buffer, or claimed beyond it.
+            let mut cut = frame.build();
+            cut.pop();
+            expect(&mut program, &cut, XDP_PASS, Verdict::Malformed)?;
+            for wrong in [
+                FrameBuilder {
+                    ip_length_error: 1,
+                    ..frame.clone()
+                },
+                FrameBuilder {
+                    udp_length_error: 1,
+                    ..frame.clone()
+                },
+            ] {
+                expect_pass(&mut program, &wrong, Verdict::Malformed)?;
+            }
+        }
+    }
+    program.set_multi_buffer(false)?;
+    let large = FrameBuilder {
+        payload: vec![1; 8000],
+        ..v4()
+    };
+    expect_pass(&mut program, &large, Verdict::Malformed)
 }
 
 fn queue_limit() -> TestResult {

@@ -1,6 +1,9 @@
 //! Whole nodes in namespaces of their own: every pair of outer drivers over a veth, IPv4 and IPv6
 //! outside, TUN inside; real ping and TCP through the tunnel; nothing left behind.
 
+#[path = "nodes/jumbo.rs"]
+mod jumbo;
+
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
@@ -63,6 +66,15 @@ struct Node {
 
 impl Node {
     fn start(namespace: Namespace, number: u8, driver: Driver) -> Result<Self, Box<dyn Error>> {
+        Self::start_with(namespace, number, driver.outer(), Inner::tun(TUNNEL))
+    }
+
+    fn start_with(
+        namespace: Namespace,
+        number: u8,
+        driver: Outer,
+        tunnel: Inner,
+    ) -> Result<Self, Box<dyn Error>> {
         let outer = [
             IpAddr::from([192, 0, 2, number]),
             format!("fd00::{number}").parse()?,
@@ -76,8 +88,8 @@ impl Node {
         }
         let plane = namespace.run(|| {
             Dataplane::builder(PrivateKey::from([number; 32]))
-                .outer(driver.outer())
-                .inner(Inner::tun(TUNNEL))
+                .outer(driver)
+                .inner(tunnel)
                 .start()
         })?;
         for address in inner {
@@ -316,5 +328,5 @@ fn main() -> ExitCode {
             move || carries_traffic(driver, 0, 3),
         );
     }
-    suite.serial().main()
+    jumbo::add(suite).serial().main()
 }

@@ -51,11 +51,7 @@ pub(super) fn add(mut suite: Suite) -> Suite {
 
 fn link(mtu: u32, queues: u32) -> Result<[Namespace; 2], Box<dyn Error>> {
     let ends = [Namespace::new("node a")?, Namespace::new("node b")?];
-    let veth = Veth {
-        queues,
-        mtu,
-        ..Veth::default()
-    };
+    let veth = Veth { queues, mtu };
     veth.join(&ends[0], OUTER, &ends[1], OUTER)?;
     Ok(ends)
 }

@@ -13,7 +13,7 @@ use super::path::{Path, PathKey, PathReader};
 use super::queue::Description;
 use super::ring::{Consumer, Descriptor, Producer};
 use super::socket::{Handle, SocketStatistics};
-use super::umem::{CHUNK_SIZE, Chunk, Run, SendChunks, Umem};
+use super::umem::{CHUNK_SIZE, Chunk, Place, SendChunks};
 use crate::engine::port::{DriverInfo, MAX_BATCH, OuterTx, Sent, TxRequest, TxSlot};
 use crate::mesh::Endpoint;
 use crate::wire::checksum::Sum;
@@ -78,36 +78,6 @@ struct Filling {
     length: usize,
     /// The UDP checksum's beginning, if one is wanted.
     checksum: Option<Sum>,
-}
-
-impl Filling {
-    const fn chunks(&self) -> usize {
-        match &self.place {
-            Place::One(_) => 1,
-            Place::Run(run) => run.count(),
-        }
-    }
-}
-
-/// Where a frame is written.
-#[derive(Debug)]
-enum Place {
-    One(Chunk),
-    Run(Run),
-}
-
-impl Place {
-    fn bytes<'a>(
-        &'a mut self,
-        umem: &'a Umem,
-        offset: usize,
-        length: usize,
-    ) -> Option<&'a mut [u8]> {
-        match self {
-            Self::One(chunk) => umem.bytes(chunk, offset, length),
-            Self::Run(run) => umem.run_bytes(run, offset, length),
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -189,9 +159,10 @@ impl XdpTx {
     /// Where the frames are at this moment.
     #[must_use]
     pub fn frames(&self) -> TxFrames {
+        let filling: usize = self.filling.iter().map(|f| f.place.chunks()).sum();
         TxFrames {
             total: self.free.total(),
-            free: self.free.len() + self.filling.iter().map(Filling::chunks).sum::<usize>(),
+            free: self.free.len() + filling,
             tx_ring: self.tx.pending() as usize,
             completion_ring: self.completion.waiting() as usize,
         }
@@ -223,33 +194,19 @@ impl XdpTx {
     /// A free place for a datagram of `length` bytes; when there is none, the kernel is asked for
     /// those it has.
     fn free_place(&mut self, length: usize) -> Option<Place> {
-        let place = self.take_place(length);
+        let bytes = PAYLOAD_OFFSET + length;
+        let place = self.free.take_place(bytes);
         if place.is_some() {
             return place;
         }
         self.reap();
-        let place = self.take_place(length);
+        let place = self.free.take_place(bytes);
         if place.is_some() {
             return place;
         }
         self.kick();
         self.reap();
-        self.take_place(length)
-    }
-
-    fn take_place(&mut self, length: usize) -> Option<Place> {
-        let fits_chunk = length <= CHUNK_SIZE - PAYLOAD_OFFSET;
-        if fits_chunk && let Some(chunk) = self.free.take() {
-            return Some(Place::One(chunk));
-        }
-        self.free.take_run().map(Place::Run)
-    }
-
-    fn put_back(&mut self, place: Place) {
-        match place {
-            Place::One(chunk) => self.free.put(chunk),
-            Place::Run(run) => self.free.put_run(run),
-        }
+        self.free.take_place(bytes)
     }
 
     /// Has the kernel send, where it does not do so by itself.
@@ -356,7 +313,7 @@ impl XdpTx {
                 checksum,
             }),
             None => {
-                self.put_back(place);
+                self.free.put_place(place);
                 Err(Refusal::TooLong)
             }
         }
@@ -436,24 +393,16 @@ impl XdpTx {
                 place.copy_from_slice(&begin.with(payload).finish_udp().to_be_bytes());
             }
             // Never full: the ring has an entry for every chunk.
-            let pushed = match filling.place {
-                Place::One(chunk) => self.tx.push(Descriptor {
-                    address: chunk.surrender(start),
-                    length: length as u32,
-                    options: 0,
-                }),
-                Place::Run(run) => {
-                    let mut parts = self.free.surrender(run, start, length);
-                    self.counters.multi_buffer += u64::from(length + start > CHUNK_SIZE);
-                    parts.all(|(address, length, more)| {
-                        self.tx.push(Descriptor {
-                            address,
-                            length,
-                            options: if more { libc::XDP_PKT_CONTD } else { 0 },
-                        })
-                    })
-                }
-            };
+            let several = start + length > CHUNK_SIZE;
+            self.counters.multi_buffer += u64::from(several);
+            let mut parts = self.free.surrender(filling.place, start, length);
+            let pushed = parts.all(|(address, length, more)| {
+                self.tx.push(Descriptor {
+                    address,
+                    length,
+                    options: if more { libc::XDP_PKT_CONTD } else { 0 },
+                })
+            });
             debug_assert!(pushed, "more chunks than TX ring entries");
             accepted += usize::from(pushed);
         }
@@ -496,7 +445,7 @@ impl OuterTx for XdpTx {
     ) -> Sent {
         // Not empty only after a panic in `fill`.
         while let Some(filling) = self.filling.pop() {
-            self.put_back(filling.place);
+            self.free.put_place(filling.place);
         }
         self.reap();
         let generation = self.paths.refresh();

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use std::io;
 
 use super::mmap::Mapping;
-pub(super) use runs::{MOST_RUN, Run, SendChunks};
+pub(super) use runs::{MOST_RUN, Place, SendChunks};
 
 /// Bytes of a chunk. Not 2048, though that is enough for Ethernet: igb then cuts frames to
 /// 1024 bytes in zero-copy mode, without a word. More is not supported by the kernel (one page).
@@ -28,7 +28,7 @@ pub(super) struct Umem {
 
 /// The right to one chunk of one [`Umem`].
 ///
-/// INVARIANT: no two tokens with the same index and UMEM exist at a time; a [`Run`] counts as one for
+/// INVARIANT: no two tokens with the same index and UMEM exist at a time; a [`Place`] counts as one for
 /// each of its chunks.
 #[derive(Debug)]
 pub(super) struct Chunk {

@@ -27,6 +27,36 @@ pub(in crate::io::xdp) struct Run {
     umem: u32,
 }
 
+/// The right to write a frame somewhere: one chunk, or several that are one piece of memory.
+#[derive(Debug)]
+pub(in crate::io::xdp) enum Place {
+    One(Chunk),
+    Run(Run),
+}
+
+impl Place {
+    /// Its bytes from `offset`, `length` of them; `None` when they are not inside it.
+    pub(in crate::io::xdp) fn bytes<'a>(
+        &'a mut self,
+        umem: &'a Umem,
+        offset: usize,
+        length: usize,
+    ) -> Option<&'a mut [u8]> {
+        match self {
+            Self::One(chunk) => umem.bytes(chunk, offset, length),
+            Self::Run(run) => umem.run_bytes(run, offset, length),
+        }
+    }
+
+    /// How many chunks it has.
+    pub(in crate::io::xdp) const fn chunks(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Run(run) => run.count(),
+        }
+    }
+}
+
 /// Chunks that wait to be used for sending.
 #[derive(Debug)]
 pub(in crate::io::xdp) struct SendChunks {
@@ -97,12 +127,12 @@ impl SendChunks {
     }
 
     /// A single chunk.
-    pub(in crate::io::xdp) fn take(&mut self) -> Option<Chunk> {
+    fn take(&mut self) -> Option<Chunk> {
         self.singles.take()
     }
 
     /// A run.
-    pub(in crate::io::xdp) fn take_run(&mut self) -> Option<Run> {
+    fn take_run(&mut self) -> Option<Run> {
         let number = self.whole.pop()?;
         let home = self.home.get_mut(number as usize)?;
         self.at_home -= home.count_ones() as usize;
@@ -125,22 +155,50 @@ impl SendChunks {
         }
     }
 
+    /// A place for `bytes` bytes: a chunk that holds them, else a run.
+    pub(in crate::io::xdp) fn take_place(&mut self, bytes: usize) -> Option<Place> {
+        if bytes <= CHUNK_SIZE
+            && let Some(chunk) = self.take()
+        {
+            return Some(Place::One(chunk));
+        }
+        self.take_run().map(Place::Run)
+    }
+
+    /// Takes a place back that was not used.
+    pub(in crate::io::xdp) fn put_place(&mut self, place: Place) {
+        match place {
+            Place::One(chunk) => self.put(chunk),
+            Place::Run(run) => self.put_run(run),
+        }
+    }
+
     /// Takes a run back that was not used.
-    pub(in crate::io::xdp) fn put_run(&mut self, run: Run) {
+    fn put_run(&mut self, run: Run) {
         let (first, count, umem) = run.give_up();
         if umem == self.umem && count == self.count && count > 0 {
             self.settle(first.wrapping_sub(self.first) / count, (1 << count) - 1);
         }
     }
 
-    /// Gives the chunks of a run away, to be put into the TX ring, that hold `length` bytes from
-    /// `offset` on: their parts, in order. The others are at home again.
+    /// Gives the chunks of a place away, to be put into the TX ring, that hold `length` bytes from
+    /// `offset` on: their parts, in order. Those of a run that hold none are at home again.
     pub(in crate::io::xdp) fn surrender(
         &mut self,
-        run: Run,
+        place: Place,
         offset: usize,
         length: usize,
     ) -> Parts {
+        match place {
+            Place::One(chunk) => Parts {
+                address: chunk.surrender(offset) as usize,
+                left: length.min(CHUNK_SIZE.saturating_sub(offset)),
+            },
+            Place::Run(run) => self.surrender_run(run, offset, length),
+        }
+    }
+
+    fn surrender_run(&mut self, run: Run, offset: usize, length: usize) -> Parts {
         let (first, count, _) = run.give_up();
         let used = (offset + length).div_ceil(CHUNK_SIZE).min(count as usize);
         let number = first.wrapping_sub(self.first) / self.count.max(1);
@@ -266,18 +324,10 @@ mod tests {
         ]
     }
 
-    #[derive(Debug)]
-    enum Token {
-        One(Chunk),
-        Run(Run),
-    }
-
-    impl Token {
-        fn indices(&self) -> Vec<u32> {
-            match self {
-                Self::One(chunk) => vec![chunk.index],
-                Self::Run(run) => (run.first..run.first + run.count).collect(),
-            }
+    fn indices(place: &Place) -> Vec<u32> {
+        match place {
+            Place::One(chunk) => vec![chunk.index],
+            Place::Run(run) => (run.first..run.first + run.count).collect(),
         }
     }
 
@@ -294,45 +344,37 @@ mod tests {
             // As in a queue: the first ones are the receiving half's.
             let chunks = chunks.split_off(8);
             let mut free = SendChunks::new(chunks, longest);
-            let mut taken: Vec<Token> = Vec::new();
+            let mut taken: Vec<Place> = Vec::new();
             let mut sent: Vec<u64> = Vec::new();
             for step in steps {
                 match step {
-                    Step::Take => taken.extend(free.take().map(Token::One)),
+                    Step::Take => taken.extend(free.take().map(Place::One)),
                     Step::TakeRun => {
                         let run = free.take_run();
                         if let Some(run) = &run {
                             prop_assert_eq!(run.count() * CHUNK_SIZE, free.longest());
                             prop_assert!(free.longest() >= longest.min(MOST_RUN * CHUNK_SIZE));
                         }
-                        taken.extend(run.map(Token::Run));
+                        taken.extend(run.map(Place::Run));
                     }
                     Step::Put(which) if !taken.is_empty() => {
-                        match taken.swap_remove(which % taken.len()) {
-                            Token::One(chunk) => free.put(chunk),
-                            Token::Run(run) => free.put_run(run),
-                        }
+                        free.put_place(taken.swap_remove(which % taken.len()));
                     }
                     Step::Send(which, length) if !taken.is_empty() => {
-                        match taken.swap_remove(which % taken.len()) {
-                            Token::One(chunk) => sent.push(chunk.surrender(128)),
-                            Token::Run(run) => {
-                                let length = 1 + length % (run.count() * CHUNK_SIZE - 100);
-                                let first = run.first;
-                                let mut next = (first as usize * CHUNK_SIZE + 100) as u64;
-                                let parts: Vec<_> = free.surrender(run, 100, length).collect();
-                                for (i, (address, part, more)) in parts.iter().enumerate() {
-                                    prop_assert_eq!(*address, next);
-                                    let within = *address as usize % CHUNK_SIZE;
-                                    prop_assert!(within + *part as usize <= CHUNK_SIZE);
-                                    prop_assert_eq!(*more, i + 1 < parts.len());
-                                    next += u64::from(*part);
-                                    sent.push(*address);
-                                }
-                                let all: u32 = parts.iter().map(|(_, part, _)| part).sum();
-                                prop_assert_eq!(all as usize, length);
-                            }
+                        let place = taken.swap_remove(which % taken.len());
+                        let length = 1 + length % (place.chunks() * CHUNK_SIZE - 100);
+                        let mut next = u64::from(indices(&place)[0]) * CHUNK_SIZE as u64 + 100;
+                        let parts: Vec<_> = free.surrender(place, 100, length).collect();
+                        for (i, (address, part, more)) in parts.iter().enumerate() {
+                            prop_assert_eq!(*address, next);
+                            let within = *address as usize % CHUNK_SIZE;
+                            prop_assert!(within + *part as usize <= CHUNK_SIZE);
+                            prop_assert_eq!(*more, i + 1 < parts.len());
+                            next += u64::from(*part);
+                            sent.push(*address);
                         }
+                        let all: u32 = parts.iter().map(|(_, part, _)| part).sum();
+                        prop_assert_eq!(all as usize, length);
                     }
                     Step::Complete(which) if !sent.is_empty() => {
                         let address = sent.swap_remove(which % sent.len());
@@ -344,7 +386,7 @@ mod tests {
                 }
                 let mut seen = HashSet::new();
                 let mut owned = 0;
-                for index in taken.iter().flat_map(Token::indices).chain(
+                for index in taken.iter().flat_map(indices).chain(
                     sent.iter().map(|address| (address / CHUNK_SIZE as u64) as u32),
                 ) {
                     prop_assert!(seen.insert(index), "two owners of chunk {}", index);
@@ -355,11 +397,8 @@ mod tests {
                 prop_assert_eq!(free.len() + owned, total as usize);
             }
             // Everything comes back, and can be taken again: once.
-            for token in taken {
-                match token {
-                    Token::One(chunk) => free.put(chunk),
-                    Token::Run(run) => free.put_run(run),
-                }
+            for place in taken {
+                free.put_place(place);
             }
             for address in sent {
                 // SAFETY: as above.
@@ -368,12 +407,12 @@ mod tests {
             }
             prop_assert_eq!(free.len(), total as usize);
             let mut all = HashSet::new();
-            while let Some(token) = free
+            while let Some(place) = free
                 .take_run()
-                .map(Token::Run)
-                .or_else(|| free.take().map(Token::One))
+                .map(Place::Run)
+                .or_else(|| free.take().map(Place::One))
             {
-                for index in token.indices() {
+                for index in indices(&place) {
                     prop_assert!(all.insert(index));
                 }
             }

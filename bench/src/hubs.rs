@@ -153,7 +153,8 @@ fn connect(n: usize, sealing: &Mesh, opening: &Mesh) {
         owner.cloned().expect("every network has an owner")
     };
     let (here, there) = (peer(sealing), peer(opening));
-    let index = opening.indices.reserve(&there).expect("an index");
+    let reserve = |mesh: &Mesh, peer| mesh.indices.reserve(peer).expect("an index");
+    let (own, index) = (reserve(sealing, &here), reserve(opening, &there));
     let mut key = [0x5a; 32];
     key[..8].copy_from_slice(&(n as u64).to_le_bytes());
     let session = |local_index, remote_index| {
@@ -166,10 +167,13 @@ fn connect(n: usize, sealing: &Mesh, opening: &Mesh) {
         };
         Arc::new(Session::new(keys, NOW))
     };
-    let receiving = session(index, 0);
-    assert!(opening.indices.publish(&receiving), "the index is there");
-    there.sessions.install(&receiving);
-    here.sessions.install(&session(0, index));
+    for (mesh, peer, session) in [
+        (opening, there, session(index, own)),
+        (sealing, here, session(own, index)),
+    ] {
+        assert!(mesh.indices.publish(&session), "the index is there");
+        peer.sessions.install(&session);
+    }
 }
 
 fn endpoint() -> Endpoint {

@@ -55,10 +55,14 @@ pub(crate) trait Contender {
     }
 }
 
-/// The others take part with one peer: they have no table.
+/// The others take part with one peer: they have no table. The last one is the probe.
 pub(crate) fn all(peers: usize) -> Vec<Box<dyn Contender>> {
     let back_end = backend().unwrap_or_else(|error| panic!("{error}"));
     let mut all: Vec<Box<dyn Contender>> = vec![Box::new(Ours(Hubs::new(back_end, peers)))];
+    if peers == 1 {
+        all.push(Box::new(BoringtunPair::new()));
+        all.push(Box::new(GotatunPair::new()));
+    }
     let timed = Timed::leak(back_end);
     all.push(Box::new(Probe {
         hubs: Hubs::new(timed, peers),
@@ -66,10 +70,6 @@ pub(crate) fn all(peers: usize) -> Vec<Box<dyn Contender>> {
         op: Op::Seal,
         share: 0.0,
     }));
-    if peers == 1 {
-        all.push(Box::new(BoringtunPair::new()));
-        all.push(Box::new(GotatunPair::new()));
-    }
     all
 }
 

@@ -3,7 +3,6 @@
 
 use core::net::SocketAddr;
 use core::num::NonZeroU16;
-use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -427,8 +426,8 @@ impl Running {
             preshared_key: spec.preshared_key.clone(),
             endpoint: peer.endpoint().map(|endpoint| endpoint.remote),
             last_handshake,
-            rx_bytes: peer.counters.rx_bytes.load(Relaxed),
-            tx_bytes: peer.counters.tx_bytes.load(Relaxed),
+            rx_bytes: peer.counters.rx_bytes(),
+            tx_bytes: peer.counters.tx_bytes(),
             persistent_keepalive: spec.persistent_keepalive,
             allowed_ips: spec.allowed_ips.clone(),
         }

@@ -3,7 +3,6 @@
 use core::borrow::Borrow;
 use core::net::SocketAddr;
 use core::num::NonZeroU16;
-use core::sync::atomic::Ordering::Relaxed;
 use core::time::Duration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -364,10 +363,10 @@ impl Running {
             label: spec.label.clone(),
             endpoint: self.active(),
             state: self.state(now),
-            receive_bytes: peer.counters.rx_bytes.load(Relaxed),
-            transmit_bytes: peer.counters.tx_bytes.load(Relaxed),
-            receive_packets: peer.counters.rx_packets.load(Relaxed),
-            transmit_packets: peer.counters.tx_packets.load(Relaxed),
+            receive_bytes: peer.counters.rx_bytes(),
+            transmit_bytes: peer.counters.tx_bytes(),
+            receive_packets: peer.counters.rx_packets(),
+            transmit_packets: peer.counters.tx_packets(),
             last_handshake: last_handshake.map(|at| now.since(at)),
             last_used_endpoint: rotation.last_used(),
             last_endpoint_change: rotation.last_change().map(|at| now.since(at)),

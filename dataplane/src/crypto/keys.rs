@@ -2,12 +2,12 @@
 
 use core::fmt;
 use core::str::FromStr;
-use std::sync::OnceLock;
 
 use super::random::{NoRandomness, OsRandom, Random as _};
 use aws_lc_rs::aead::{CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use once_cell::race::OnceBox;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// A text that is no key.
@@ -81,8 +81,9 @@ macro_rules! secret_key {
 /// first needs it: the object is on the heap, and packets must not allocate.
 pub struct AeadKey {
     bytes: [u8; 32],
-    /// Wipes itself on drop, too. `None` where the heap was exhausted.
-    library: OnceLock<Option<LessSafeKey>>,
+    /// Wipes itself on drop, too. `None` where the heap was exhausted. No more than a pointer, so
+    /// that what else a packet needs of its session is in the same cache line.
+    library: OnceBox<Option<LessSafeKey>>,
 }
 
 impl AeadKey {
@@ -96,7 +97,7 @@ impl AeadKey {
     pub(super) fn library(&self) -> Option<&LessSafeKey> {
         let make = || {
             let key = UnboundKey::new(&CHACHA20_POLY1305, &self.bytes);
-            key.ok().map(LessSafeKey::new)
+            Box::new(key.ok().map(LessSafeKey::new))
         };
         self.library.get_or_init(make).as_ref()
     }
@@ -106,7 +107,7 @@ impl From<[u8; 32]> for AeadKey {
     fn from(bytes: [u8; 32]) -> Self {
         Self {
             bytes,
-            library: OnceLock::new(),
+            library: OnceBox::new(),
         }
     }
 }
@@ -120,7 +121,7 @@ impl Clone for AeadKey {
 impl Zeroize for AeadKey {
     fn zeroize(&mut self) {
         self.bytes.zeroize();
-        self.library = OnceLock::new();
+        self.library = OnceBox::new();
     }
 }
 

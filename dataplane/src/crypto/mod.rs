@@ -16,6 +16,7 @@ pub mod library;
 #[cfg(any(test, target_arch = "x86_64"))]
 mod poly1305;
 pub mod portable;
+pub mod prefetch;
 pub mod random;
 pub mod single;
 pub mod x25519;
@@ -23,5 +24,6 @@ pub mod x25519;
 pub use aead::{BatchAead, OpenJob, SealJob, Verdict};
 pub use backend::{BackendError, backend};
 pub use keys::{AeadKey, KeyError, PresharedKey, PrivateKey, PublicKey};
+pub use prefetch::prefetch;
 pub use random::{NoRandomness, OsRandom, Random, SeededRandom};
 pub use x25519::{AgreementError, KeyPair};

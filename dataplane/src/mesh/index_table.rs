@@ -56,6 +56,17 @@ impl Indices {
         self.0.lookup(index)
     }
 
+    /// [`entry`](Self::entry) of several indices, each of which bears the number that `found` is
+    /// called with, in no particular order. In a large table they wait for memory together.
+    #[inline]
+    pub fn entries<'a>(
+        &'a self,
+        indices: impl IntoIterator<Item = (usize, u32)>,
+        found: impl FnMut(usize, Option<&'a IndexEntry>),
+    ) {
+        self.0.lookup_many(indices, found);
+    }
+
     /// How many are in use.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -119,7 +130,7 @@ impl IndexTable {
     /// where the index was removed meanwhile (with its peer): the session is of no use then.
     #[must_use]
     pub fn publish(&self, session: &Arc<Session>) -> bool {
-        let index = session.keys().local_index;
+        let index = session.local_index();
         self.change(|indices| {
             let Some(reserved) = indices.entry(index) else {
                 return false;
@@ -240,7 +251,7 @@ mod tests {
                 while !done.load(Relaxed) || seen == 0 {
                     let indices = table.load();
                     for (index, _, entry) in indices.0.iter() {
-                        let session = entry.session().map(|s| s.keys().local_index);
+                        let session = entry.session().map(|s| s.local_index());
                         assert!(session.is_none_or(|local| local == index));
                         assert!(indices.entry(index).is_some());
                         seen += 1;

@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod index_table;
 pub mod peer;
 mod retired;
+pub mod traffic;
 mod trie;
 
 use std::collections::{BTreeSet, HashMap};
@@ -24,7 +25,8 @@ use retired::Retired;
 pub use allowed_ips::AllowedIps;
 pub use endpoint::Endpoint;
 pub use index_table::{IndexEntry, IndexError, IndexTable, Indices};
-pub use peer::{Peer, PeerCounters};
+pub use peer::Peer;
+pub use traffic::{PeerCounters, WorkerId};
 
 /// What is published as one: every look-up of a batch is answered from the same generation.
 #[derive(Clone, Debug, Default)]

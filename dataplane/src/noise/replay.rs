@@ -9,22 +9,30 @@ const WORDS: usize = (REPLAY_WINDOW / 64) as usize;
 ///
 /// To be asked *after* a packet is authenticated: a forged counter must not move it.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct ReplayWindow {
     /// One above the highest counter accepted.
     next: u64,
-    seen: [u64; WORDS],
+    /// The word at the front, beside `next`: as long as all come about in order, nothing further
+    /// off is looked at. Its place in `older` is stale until the front moves on.
+    front: u64,
+    older: [u64; WORDS],
 }
 
 impl Default for ReplayWindow {
     fn default() -> Self {
         Self {
             next: 0,
-            seen: [0; WORDS],
+            front: 0,
+            older: [0; WORDS],
         }
     }
 }
 
 impl ReplayWindow {
+    /// Bytes of what is looked at only now and then, at the end.
+    pub(super) const OLDER: usize = size_of::<[u64; WORDS]>();
+
     /// Accepts `counter` unless it was seen, is older than the window, or is past
     /// [`REJECT_AFTER_MESSAGES`].
     pub fn accept(&mut self, counter: u64) -> bool {
@@ -33,28 +41,49 @@ impl ReplayWindow {
         }
         let usable = REPLAY_WINDOW - 64;
         // `next` is one above the highest: a counter exactly `usable` below that is still held.
-        if counter.saturating_add(usable) < self.next.saturating_sub(1) {
+        let highest = self.next.saturating_sub(1);
+        if counter.saturating_add(usable) < highest {
             return false;
+        }
+        let (front, word) = (highest / 64, counter / 64);
+        if word > front {
+            self.move_front(front, word);
         }
         if counter >= self.next {
-            let (front, word) = (self.next.saturating_sub(1) / 64, counter / 64);
-            // Words between the old front and the new one hold counters of a lap ago.
-            let first = if self.next == 0 { 0 } else { front + 1 };
-            for stale in first..=word.min(first.saturating_add(WORDS as u64 - 1)) {
-                if let Some(bits) = self.seen.get_mut(stale as usize % WORDS) {
-                    *bits = 0;
-                }
-            }
             self.next = counter + 1;
         }
-        let Some(bits) = self.seen.get_mut((counter / 64) as usize % WORDS) else {
-            return false;
+        let bits = if word >= front {
+            &mut self.front
+        } else {
+            let Some(bits) = self.older.get_mut(place(word)) else {
+                return false;
+            };
+            bits
         };
         let bit = 1 << (counter % 64);
         let fresh = *bits & bit == 0;
         *bits |= bit;
         fresh
     }
+
+    #[cold]
+    fn move_front(&mut self, from: u64, to: u64) {
+        if let Some(bits) = self.older.get_mut(place(from)) {
+            *bits = self.front;
+        }
+        // Words between the old front and the new one hold counters of a lap ago.
+        for stale in from + 1..=to.min(from.saturating_add(WORDS as u64)) {
+            if let Some(bits) = self.older.get_mut(place(stale)) {
+                *bits = 0;
+            }
+        }
+        self.front = 0;
+    }
+}
+
+/// Where in the window a word is.
+const fn place(word: u64) -> usize {
+    word as usize % WORDS
 }
 
 #[cfg(test)]

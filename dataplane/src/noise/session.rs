@@ -1,6 +1,11 @@
 //! A session: one pair of transport keys and what must be remembered with them.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::mem::offset_of;
+use core::ptr;
+use core::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
@@ -9,7 +14,7 @@ use super::constants::{
     REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES, REKEY_AFTER_TIME,
 };
 use super::replay::ReplayWindow;
-use crate::crypto::AeadKey;
+use crate::crypto::{AeadKey, prefetch};
 use crate::time::Instant;
 
 /// Which end made the handshake of a session. Only the initiator renews it by age.
@@ -38,30 +43,83 @@ pub struct SessionKeys {
 
 /// One session. Shared by control and workers; everything that changes is atomic or behind a
 /// lock that a worker takes once a batch.
+///
+/// With thousands of peers each packet finds its session in memory and not in the cache, so what
+/// sealing needs is in the first line of 64 bytes, and what opening needs in the first two.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Session {
-    keys: SessionKeys,
-    established: Instant,
+    sending: AeadKey,
     next_counter: AtomicU64,
+    established: Instant,
+    remote_index: u32,
+    role: Role,
+    /// Its first packet made it current, which happens but once.
+    promoted: AtomicBool,
+    receiving: AeadKey,
     replay: Mutex<ReplayWindow>,
+    local_index: u32,
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+const _: () = assert!(
+    offset_of!(Session, promoted) < LINE,
+    "sealing needs one line"
+);
+const _: () = assert!(
+    offset_of!(Session, receiving) == LINE
+        && offset_of!(Session, replay) + size_of::<Mutex<ReplayWindow>>() - ReplayWindow::OLDER
+            == 2 * LINE,
+    "opening needs another one"
+);
 
 impl Session {
     /// A session whose handshake ended at `established`.
     #[must_use]
     pub fn new(keys: SessionKeys, established: Instant) -> Self {
         Self {
-            keys,
-            established,
+            sending: keys.sending,
             next_counter: AtomicU64::new(0),
+            established,
+            remote_index: keys.remote_index,
+            role: keys.role,
+            promoted: AtomicBool::new(false),
+            receiving: keys.receiving,
             replay: Mutex::default(),
+            local_index: keys.local_index,
         }
     }
 
-    /// The transport keys and indices.
+    /// Seals what this end sends.
     #[must_use]
-    pub fn keys(&self) -> &SessionKeys {
-        &self.keys
+    pub fn sending(&self) -> &AeadKey {
+        &self.sending
+    }
+
+    /// Opens what the peer sends.
+    #[must_use]
+    pub fn receiving(&self) -> &AeadKey {
+        &self.receiving
+    }
+
+    /// The receiver index that this end chose: it comes in with the peer's data.
+    #[must_use]
+    pub fn local_index(&self) -> u32 {
+        self.local_index
+    }
+
+    /// The receiver index that the peer chose: it goes out with this end's data.
+    #[must_use]
+    pub fn remote_index(&self) -> u32 {
+        self.remote_index
+    }
+
+    /// Which end made the handshake.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
     }
 
     /// When the handshake ended.
@@ -73,6 +131,11 @@ impl Session {
     /// Takes `count` consecutive sending counters and returns the first; `None` once they would
     /// reach [`REJECT_AFTER_MESSAGES`].
     pub fn reserve_counters(&self, count: u64) -> Option<u64> {
+        // Far from the limit nothing can go wrong, and adding is all there is to do.
+        let is_far = self.next_counter.load(Relaxed) < REKEY_AFTER_MESSAGES;
+        if is_far && count <= u32::MAX.into() {
+            return Some(self.next_counter.fetch_add(count, Relaxed));
+        }
         // An update loop and not `fetch_add`: refused reservations must not add up to a wrap.
         self.next_counter
             .fetch_update(Relaxed, Relaxed, |next| {
@@ -89,6 +152,19 @@ impl Session {
         self.replay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Calls for what sealing will look at, from memory.
+    #[inline]
+    pub fn prefetch_to_seal(&self) {
+        prefetch(&self.sending);
+    }
+
+    /// Calls for what opening will look at, from memory.
+    #[inline]
+    pub fn prefetch_to_open(&self) {
+        prefetch(&self.sending);
+        prefetch(&self.receiving);
+    }
+
     /// Whether the session is too old to open or seal anything.
     #[must_use]
     pub fn is_expired(&self, now: Instant) -> bool {
@@ -100,8 +176,7 @@ impl Session {
     #[must_use]
     pub fn wants_rekey_on_send(&self, now: Instant) -> bool {
         self.next_counter.load(Relaxed) > REKEY_AFTER_MESSAGES
-            || (self.keys.role == Role::Initiator
-                && now.since(self.established) >= REKEY_AFTER_TIME)
+            || (self.role == Role::Initiator && now.since(self.established) >= REKEY_AFTER_TIME)
     }
 }
 
@@ -129,12 +204,27 @@ impl SessionSet {
 
 /// A peer's sessions: read by workers without a lock, replaced whole.
 #[derive(Debug, Default)]
-pub struct Sessions(ArcSwap<SessionSet>);
+pub struct Sessions {
+    set: ArcSwap<SessionSet>,
+    /// The local index of the current session and [`IS_CURRENT`]; 0 where there is none.
+    current_index: AtomicU64,
+}
+
+const IS_CURRENT: u64 = 1 << 32;
 
 impl Sessions {
     /// The sessions as they are now.
     pub fn load(&self) -> Guard<Arc<SessionSet>> {
-        self.0.load()
+        self.set.load()
+    }
+
+    /// The receiver index of the current session, for who finds the session by it in a table that
+    /// is loaded once a batch: a guard of each peer's sessions would cost several locked
+    /// instructions. While others change the sessions, it may be of the one before.
+    #[inline]
+    pub fn current_index(&self) -> Option<u32> {
+        let word = self.current_index.load(Relaxed);
+        (word & IS_CURRENT != 0).then_some(word as u32)
     }
 
     /// Adds a session whose handshake has just ended (kernel `add_new_keypair`).
@@ -143,7 +233,7 @@ impl Sessions {
     /// until the initiator proves by its first packet that it has it too.
     pub fn install(&self, session: &Arc<Session>) {
         let new = || Some(Arc::clone(session));
-        self.update(|set| match session.keys.role {
+        self.update(|set| match session.role {
             Role::Initiator => SessionSet {
                 current: new(),
                 // An unconfirmed session may be confirmed by a packet under way.
@@ -167,7 +257,11 @@ impl Sessions {
                 .as_ref()
                 .is_some_and(|next| Arc::ptr_eq(next, session))
         };
-        // The load first: it is all that happens in steady state.
+        // In steady state nothing but this happens: an initiator's session never waits, and one
+        // that was promoted does not wait again.
+        if session.role == Role::Initiator || session.promoted.load(Relaxed) {
+            return false;
+        }
         if !waits(&self.load()) {
             return false;
         }
@@ -181,7 +275,11 @@ impl Sessions {
                 next: None,
             }
         });
-        waits(&before)
+        let promoted = waits(&before);
+        if promoted {
+            session.promoted.store(true, Relaxed);
+        }
+        promoted
     }
 
     /// Ends all sending: what is current may still open what is under way (kernel
@@ -202,7 +300,18 @@ impl Sessions {
     /// Replaces the set by what `change` makes of it; `change` may run several times when
     /// control and a worker meet. Returns what was there before.
     pub fn update(&self, mut change: impl FnMut(&SessionSet) -> SessionSet) -> Arc<SessionSet> {
-        self.0.rcu(|set| change(set))
+        let before = self.set.rcu(|set| change(set));
+        // Whoever changes the set last finds its own change here and leaves its index; one that was
+        // overtaken sees that it was.
+        loop {
+            let set = self.set.load();
+            let current = set.current.as_ref();
+            let word = current.map_or(0, |session| IS_CURRENT | u64::from(session.local_index));
+            self.current_index.store(word, SeqCst);
+            if ptr::eq(Arc::as_ptr(&self.set.load()), Arc::as_ptr(&set)) {
+                return before;
+            }
+        }
     }
 }
 
@@ -224,10 +333,10 @@ mod tests {
     /// The local indices of current, previous and next; 0 for none.
     fn layout(sessions: &Sessions) -> [u32; 3] {
         let set = sessions.load();
-        [&set.current, &set.previous, &set.next].map(|slot| {
-            slot.as_ref()
-                .map_or(0, |session| session.keys().local_index)
-        })
+        let current = set.current.as_ref().map(|session| session.local_index());
+        assert_eq!(sessions.current_index(), current);
+        [&set.current, &set.previous, &set.next]
+            .map(|slot| slot.as_ref().map_or(0, |session| session.local_index()))
     }
 
     #[test]
@@ -275,6 +384,47 @@ mod tests {
         assert_eq!(layout(&sessions), [0, 1, 0]);
         sessions.clear();
         assert_eq!(layout(&sessions), [0, 0, 0]);
+    }
+
+    #[test]
+    fn the_current_index_is_right_once_all_changes_are_done() {
+        let sessions = Sessions::default();
+        for round in 0..200 {
+            std::thread::scope(|scope| {
+                for id in [1, 2] {
+                    let (sessions, session) = (&sessions, session(Role::Initiator, id + round));
+                    scope.spawn(move || {
+                        sessions.install(&session);
+                        if id == 2 {
+                            sessions.retire();
+                        }
+                    });
+                }
+            });
+            layout(&sessions);
+        }
+    }
+
+    #[test]
+    fn counters_are_given_out_once_near_the_limit_and_far_from_it() {
+        for begin in [0, REKEY_AFTER_MESSAGES - 500, REJECT_AFTER_MESSAGES - 1000] {
+            let session = session(Role::Initiator, 1);
+            session.reserve_counters(begin).unwrap();
+            let session = &session;
+            let taken = std::thread::scope(|scope| {
+                let take = || {
+                    scope.spawn(|| {
+                        let firsts = (0..100).filter_map(|_| session.reserve_counters(7));
+                        firsts.collect::<Vec<_>>()
+                    })
+                };
+                let both = [take(), take()];
+                both.map(|taken| taken.join().unwrap()).concat()
+            });
+            let all: std::collections::BTreeSet<_> = taken.iter().collect();
+            assert_eq!(all.len(), taken.len());
+            assert!(taken.iter().all(|first| first + 7 <= REJECT_AFTER_MESSAGES));
+        }
     }
 
     #[test]

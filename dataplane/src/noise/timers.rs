@@ -143,7 +143,7 @@ impl Timers {
         let Some(current) = &sessions.current else {
             return false;
         };
-        let due = current.keys().role == Role::Initiator
+        let due = current.role() == Role::Initiator
             && marks
                 .last_received
                 .load()

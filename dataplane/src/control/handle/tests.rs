@@ -1,6 +1,6 @@
 //! Two nodes, threads and all, over the memory network.
 
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use core::time::Duration;
 
 use super::*;

@@ -186,7 +186,9 @@ impl PeerState {
         context.statistics.initiations_sent += 1;
         self.send(context, message.as_bytes(), HANDSHAKE_TOS);
         for &rival in &self.rivals {
-            self.peer.count_sent(0, message.as_bytes().len() as u64);
+            self.peer
+                .counters
+                .sent(None, 0, message.as_bytes().len() as u64);
             (context.out)(Output::Send {
                 to: Endpoint::from(rival),
                 datagram: message.as_bytes(),
@@ -223,7 +225,7 @@ impl PeerState {
             return;
         };
         self.peer.marks.authenticated_sent(context.now.monotonic);
-        self.peer.count_sent(0, datagram.len() as u64);
+        self.peer.counters.sent(None, 0, datagram.len() as u64);
         (context.out)(Output::Send {
             to,
             datagram,
@@ -241,7 +243,7 @@ impl PeerState {
         self.notice_confirmation(mesh);
         self.peer.sessions.install(&session);
         self.timers.session_derived(now);
-        self.unconfirmed = match session.keys().role {
+        self.unconfirmed = match session.role() {
             Role::Initiator => None,
             Role::Responder => Some(Arc::clone(&session)),
         };
@@ -326,7 +328,7 @@ impl PeerState {
         self.published.retain(|session| {
             let alive = sessions.contains(session);
             if !alive {
-                dead.push(session.keys().local_index);
+                dead.push(session.local_index());
             }
             alive
         });
@@ -339,9 +341,8 @@ impl PeerState {
 /// An empty packet of `session`; `None` once it has no counters left.
 fn seal_keepalive(session: &Session) -> Option<[u8; DATA_OVERHEAD]> {
     let counter = session.reserve_counters(1)?;
-    let keys = session.keys();
     let mut datagram = [0; DATA_OVERHEAD];
     let (header, tag) = datagram.split_first_chunk_mut::<DATA_HEADER_LEN>()?;
-    header.copy_from_slice(DataHeader::new(keys.remote_index, counter).as_bytes());
-    single::seal(keys.sending.as_bytes(), counter, &[], &[], tag).then_some(datagram)
+    header.copy_from_slice(DataHeader::new(session.remote_index(), counter).as_bytes());
+    single::seal(session.sending().as_bytes(), counter, &[], &[], tag).then_some(datagram)
 }

@@ -280,7 +280,7 @@ impl Handshakes {
 /// An authenticated handshake message has come: the peer is where it came from.
 fn heard(state: &PeerState, context: &Context<'_>, datagram: &[u8], from: &Endpoint) {
     state.peer.set_endpoint(*from);
-    state.peer.count_received(0, datagram.len() as u64);
+    state.peer.counters.received(None, 0, datagram.len() as u64);
     state
         .peer
         .marks

@@ -25,7 +25,7 @@ use super::counters::{Totals, WorkerCounters};
 use super::port::ControlSink;
 use super::staged::Staged;
 use crate::crypto::{BatchAead, PublicKey};
-use crate::mesh::{Mesh, Peer};
+use crate::mesh::{Mesh, Peer, WorkerId};
 use errors::Errors;
 
 /// What a worker must know beside its tables.
@@ -38,6 +38,7 @@ pub struct WorkerConfig {
 /// The batch pipeline of one thread.
 #[derive(Debug)]
 pub struct Worker {
+    id: Option<WorkerId>,
     mesh: Arc<Mesh>,
     aead: &'static dyn BatchAead,
     config: WorkerConfig,
@@ -53,6 +54,7 @@ impl Worker {
     #[must_use]
     pub fn new(mesh: Arc<Mesh>, aead: &'static dyn BatchAead, config: WorkerConfig) -> Self {
         Self {
+            id: WorkerId::unique(),
             mesh,
             aead,
             config,

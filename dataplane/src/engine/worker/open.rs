@@ -10,7 +10,7 @@ use super::Worker;
 use crate::crypto::OpenJob;
 use crate::engine::counters::Totals;
 use crate::engine::port::{ControlSink, Datagram, InnerTx, MAX_BATCH};
-use crate::mesh::{Endpoint, IndexEntry, Peer, Table};
+use crate::mesh::{Endpoint, IndexEntry, Indices, Peer, Table, WorkerId};
 use crate::noise::Session;
 use crate::noise::constants::REJECT_AFTER_MESSAGES;
 use crate::time::Instant;
@@ -22,7 +22,7 @@ pub(super) struct Incoming<'a> {
     pub(super) peer: &'a Arc<Peer>,
     pub(super) session: &'a Arc<Session>,
     pub(super) counter: u64,
-    pub(super) from: Endpoint,
+    pub(super) from: &'a Endpoint,
     pub(super) ecn: Ecn,
     /// Set once the tag is verified; cleared again for what was seen before.
     pub(super) plaintext: Option<&'a mut [u8]>,
@@ -62,22 +62,22 @@ impl Worker {
         let table = self.mesh.table();
         let mut incoming = ArrayVec::<Incoming<'_>, MAX_BATCH>::new();
         let mut jobs = ArrayVec::<OpenJob<'_>, MAX_BATCH>::new();
-        let mut last: Option<(u32, Option<&IndexEntry>)> = None;
         totals.datagrams += datagrams.len() as u64;
-        for datagram in datagrams {
-            let Some((index, counter)) = transport_data(datagram, control, totals) else {
+        let mut headers = ArrayVec::<Option<(u32, u64)>, MAX_BATCH>::new();
+        for datagram in &*datagrams {
+            let _ = headers.try_push(transport_data(datagram, control, totals));
+        }
+        let mut entries = [None; MAX_BATCH];
+        find_sessions(&indices, &headers, &mut entries);
+        for ((datagram, header), &entry) in datagrams.iter_mut().zip(&headers).zip(&entries) {
+            let &Some((_, counter)) = header else {
                 continue;
             };
-            let entry = match last {
-                Some((known, entry)) if known == index => entry,
-                _ => indices.entry(index),
-            };
-            last = Some((index, entry));
             let Some((peer, session)) = admit(entry, counter, now, totals) else {
                 continue;
             };
-            let (from, ecn) = (datagram.from, datagram.ecn);
-            let Some(job) = open_job(session, counter, datagram.payload, totals) else {
+            let Datagram { payload, from, ecn } = datagram;
+            let Some(job) = open_job(session, counter, payload, totals) else {
                 continue;
             };
             // Both have room for a whole batch.
@@ -87,7 +87,7 @@ impl Worker {
                 session,
                 counter,
                 from,
-                ecn,
+                ecn: *ecn,
                 plaintext: None,
                 owner: None,
             });
@@ -119,13 +119,43 @@ impl Worker {
         find_owners(table, incoming);
         let mut packets = ArrayVec::<&[u8], MAX_BATCH>::new();
         for run in incoming.chunk_by_mut(|a, b| Arc::ptr_eq(a.session, b.session)) {
-            receive_run(now, run, &mut packets, totals);
+            receive_run(now, self.id, run, &mut packets, totals);
         }
         if !packets.is_empty() {
             let sent = inner.send_batch(&packets);
             totals.delivered += sent.accepted as u64;
             totals.inner_dropped += sent.dropped as u64;
         }
+    }
+}
+
+/// What the indices of `headers` stand for, looked up all at once. Sessions and peers are called
+/// for from memory, so that the batch waits for them together, and while it is opened.
+fn find_sessions<'a>(
+    indices: &'a Indices,
+    headers: &[Option<(u32, u64)>],
+    found: &mut [Option<&'a IndexEntry>; MAX_BATCH],
+) {
+    let index = |number: usize| Some(headers.get(number).copied()??.0);
+    let repeats = |number: usize| number > 0 && index(number) == index(number - 1);
+    let firsts = (0..headers.len()).filter(|&number| !repeats(number));
+    let firsts = firsts.filter_map(|number| Some((number, index(number)?)));
+    indices.entries(firsts, |number, entry| {
+        if let Some(place) = found.get_mut(number) {
+            *place = entry;
+        }
+    });
+    let mut last: Option<&IndexEntry> = None;
+    for (number, place) in found.iter_mut().enumerate().take(headers.len()) {
+        if repeats(number) {
+            *place = last;
+        } else if let Some(entry) = place {
+            if let Some(session) = entry.session() {
+                session.prefetch_to_open();
+            }
+            entry.peer().prefetch();
+        }
+        last = *place;
     }
 }
 
@@ -161,7 +191,7 @@ pub(super) fn open_job<'a>(
     let (_, ciphertext) = payload
         .split_at_mut_checked(DATA_HEADER_LEN)
         .unwrap_or_default();
-    let job = OpenJob::new(&session.keys().receiving, counter, ciphertext);
+    let job = OpenJob::new(session.receiving(), counter, ciphertext);
     totals.wrong_length += u64::from(job.is_err());
     job.ok()
 }
@@ -200,14 +230,15 @@ fn find_owners<'a>(table: &'a Table, incoming: &mut [Incoming<'a>]) {
     }
     let mut owners = [None; MAX_BATCH];
     table.allowed_ips.lookup_many(&sources, &mut owners);
-    for (incoming, owner) in incoming.iter_mut().zip(owners) {
-        incoming.owner = owner;
+    for (incoming, owner) in incoming.iter_mut().zip(&owners) {
+        incoming.owner = *owner;
     }
 }
 
 /// What one session received, in order.
 fn receive_run<'a>(
     now: Instant,
+    worker: Option<WorkerId>,
     run: &mut [Incoming<'a>],
     packets: &mut ArrayVec<&'a [u8], MAX_BATCH>,
     totals: &mut Totals,
@@ -230,7 +261,7 @@ fn receive_run<'a>(
     // The first packet of a responder's new session makes it the current one; control notices,
     // and gives back the indices of what it replaces.
     totals.confirmed += u64::from(peer.confirm(session, now));
-    peer.set_endpoint(newest.from);
+    peer.set_endpoint(*newest.from);
 
     let (mut data, mut received, mut bytes) = (0_u64, 0_u64, 0_u64);
     for incoming in run.iter_mut() {
@@ -262,7 +293,7 @@ fn receive_run<'a>(
         bytes += message_len;
         let _ = packets.try_push(packet);
     }
-    peer.count_received(received, bytes);
+    peer.counters.received(worker, received, bytes);
     match data {
         0 => peer.marks.authenticated_received(now),
         1 => peer.marks.data_received(now),

@@ -155,7 +155,7 @@ impl Worker {
                 peer,
                 session,
                 counter: item.counter,
-                from: item.from,
+                from: &item.from,
                 ecn: item.ecn,
                 plaintext: payload.get_mut(DATA_HEADER_LEN..DATA_HEADER_LEN + len),
                 owner: None,

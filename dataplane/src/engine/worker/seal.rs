@@ -1,10 +1,9 @@
 //! Outwards: inner packets to datagrams.
 
 use core::net::IpAddr;
-use core::ops::Range;
+use core::ops::{Deref, Range};
 use std::sync::Arc;
 
-use arc_swap::Guard;
 use arrayvec::ArrayVec;
 use zerocopy::IntoBytes;
 
@@ -13,7 +12,8 @@ use super::{Worker, want_handshake};
 use crate::crypto::{AeadKey, BatchAead, SealJob};
 use crate::engine::counters::Totals;
 use crate::engine::port::{ControlSink, MAX_BATCH, OuterTx, Packet, TxRequest, TxSlot};
-use crate::mesh::{Endpoint, Peer};
+use crate::mesh::endpoint::NOWHERE;
+use crate::mesh::{Endpoint, IndexEntry, Indices, Peer};
 use crate::noise::Session;
 use crate::noise::constants::PADDING_MULTIPLE;
 use crate::noise::session::SessionSet;
@@ -35,11 +35,32 @@ struct Outgoing<'a> {
 /// Consecutive packets to one peer.
 struct Run<'a> {
     peer: &'a Arc<Peer>,
-    sessions: Guard<Arc<SessionSet>>,
+    session: Option<Current<'a>>,
     to: Endpoint,
+    /// Whether it can be sealed now, and has counters.
+    ready: bool,
     first_counter: u64,
     /// Which packets of the batch.
     packets: Range<usize>,
+}
+
+/// The session that a peer's packets are sealed under.
+enum Current<'a> {
+    /// Found by its index in the table that is loaded once a batch.
+    Published(&'a Session),
+    /// Taken from the peer, where its index does not lead to it: it has just been replaced.
+    Kept(Arc<Session>),
+}
+
+impl Deref for Current<'_> {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        match self {
+            Self::Published(session) => session,
+            Self::Kept(session) => session,
+        }
+    }
 }
 
 /// What was sealed of a run.
@@ -55,22 +76,64 @@ enum Unready {
     NoSession,
 }
 
-impl<'a> Run<'a> {
-    /// What it takes to seal `packets` for `peer`, with a counter for each.
-    fn new(peer: &'a Arc<Peer>, now: Instant, packets: Range<usize>) -> Result<Self, Unready> {
-        let to = peer.endpoint().ok_or(Unready::NoEndpoint)?;
-        let sessions = peer.sessions.load();
-        let session = usable(&sessions, now).ok_or(Unready::NoSession)?;
-        let first_counter = session
-            .reserve_counters(packets.len() as u64)
+impl Run<'_> {
+    /// Takes what it takes to seal: where to, a session, and a counter for each packet.
+    fn prepare(&mut self, now: Instant) -> Result<(), Unready> {
+        if !self.peer.endpoint_into(&mut self.to) {
+            return Err(Unready::NoEndpoint);
+        }
+        let session = self
+            .session
+            .as_deref()
+            .filter(|session| !session.is_expired(now))
             .ok_or(Unready::NoSession)?;
-        Ok(Self {
-            peer,
-            sessions,
-            to,
-            first_counter,
-            packets,
-        })
+        self.first_counter = session
+            .reserve_counters(self.packets.len() as u64)
+            .ok_or(Unready::NoSession)?;
+        self.ready = true;
+        Ok(())
+    }
+}
+
+/// The runs of `outgoing`. In steady state their sessions cost no reference count and are only
+/// called for from memory, not looked at: they come together.
+///
+/// They are put where they stay: arrays for a whole batch are too large to be moved.
+fn find_runs<'a>(
+    outgoing: &[Outgoing<'a>],
+    indices: &'a Indices,
+    runs: &mut ArrayVec<Run<'a>, MAX_BATCH>,
+) {
+    let mut wanted = ArrayVec::<(usize, u32), MAX_BATCH>::new();
+    let mut start = 0;
+    for packets in outgoing.chunk_by(|a, b| Arc::ptr_eq(a.peer, b.peer)) {
+        let end = start + packets.len();
+        if let Some(&Outgoing { peer, .. }) = packets.first() {
+            let index = peer.sessions.current_index();
+            wanted.extend(index.map(|index| (runs.len(), index)));
+            let _ = runs.try_push(Run {
+                peer,
+                session: None,
+                to: NOWHERE,
+                ready: false,
+                first_counter: 0,
+                packets: start..end,
+            });
+        }
+        start = end;
+    }
+    indices.entries(wanted.iter().copied(), |number, entry| {
+        let Some(run) = runs.get_mut(number) else {
+            return;
+        };
+        let entry = entry.filter(|entry| Arc::ptr_eq(entry.peer(), run.peer));
+        if let Some(session) = entry.and_then(IndexEntry::session) {
+            session.prefetch_to_seal();
+            run.session = Some(Current::Published(session));
+        }
+    });
+    for run in runs.iter_mut().filter(|run| run.session.is_none()) {
+        run.session = run.peer.sessions.load().current.clone().map(Current::Kept);
     }
 }
 
@@ -153,7 +216,7 @@ impl Worker {
         let mut peers = [None; MAX_BATCH];
         table.allowed_ips.lookup_many(&destinations, &mut peers);
         let mut outgoing = ArrayVec::<Outgoing<'_>, MAX_BATCH>::new();
-        for ((data, ecn), peer) in parsed.into_iter().zip(peers) {
+        for (&(data, ecn), &peer) in parsed.iter().zip(&peers) {
             let Some(peer) = peer else {
                 totals.no_peer += 1;
                 self.errors.answer(now, data, Problem::Unreachable);
@@ -165,6 +228,7 @@ impl Worker {
                 self.errors.answer(now, data, Problem::TooBig { mtu });
                 continue;
             }
+            peer.prefetch();
             let _ = outgoing.try_push(Outgoing { peer, data, ecn });
         }
         if !self.staged.is_empty() {
@@ -212,51 +276,48 @@ impl Worker {
         control: &mut dyn ControlSink,
         totals: &mut Totals,
     ) {
+        let indices = self.mesh.indices.load();
         let mut runs = ArrayVec::<Run<'_>, MAX_BATCH>::new();
-        let mut start = 0;
-        for packets in outgoing.chunk_by(|a, b| Arc::ptr_eq(a.peer, b.peer)) {
-            let end = start + packets.len();
-            let Some(Outgoing { peer, .. }) = packets.first() else {
+        find_runs(outgoing, &indices, &mut runs);
+        for run in &mut runs {
+            let Err(unready) = run.prepare(now) else {
                 continue;
             };
-            match Run::new(peer, now, start..end) {
-                Ok(run) => {
-                    let _ = runs.try_push(run);
-                }
-                Err(Unready::NoEndpoint) => {
+            let packets = outgoing.get(run.packets.clone()).unwrap_or_default();
+            match unready {
+                Unready::NoEndpoint => {
                     totals.no_endpoint += packets.len() as u64;
                     for packet in packets {
                         self.errors.answer(now, packet.data, Problem::Unreachable);
                     }
                 }
-                Err(Unready::NoSession) => {
+                Unready::NoSession => {
                     totals.staged += packets.len() as u64;
                     for packet in packets {
                         totals.staged_dropped +=
-                            self.staged.push(now, peer, packet.data, packet.ecn);
+                            self.staged.push(now, run.peer, packet.data, packet.ecn);
                     }
-                    want_handshake(peer, control);
+                    want_handshake(run.peer, control);
                 }
             }
-            start = end;
         }
 
         let mut messages = ArrayVec::<Message<'_>, MAX_BATCH>::new();
         let mut requests = ArrayVec::<TxRequest, MAX_BATCH>::new();
         for (number, run) in runs.iter().enumerate() {
-            let Some(session) = run.sessions.current.as_deref() else {
+            let Some(session) = run.session.as_deref().filter(|_| run.ready) else {
                 continue;
             };
             let packets = outgoing.get(run.packets.clone()).unwrap_or_default();
             for (packet, counter) in packets.iter().zip(run.first_counter..) {
-                if is_own(packet.data, &run.to.remote, session.keys().remote_index) {
+                if is_own(packet.data, &run.to.remote, session.remote_index()) {
                     totals.looped += 1;
                     continue;
                 }
                 let _ = messages.try_push(Message {
                     run: number,
-                    key: &session.keys().sending,
-                    header: DataHeader::new(session.keys().remote_index, counter),
+                    key: session.sending(),
+                    header: DataHeader::new(session.remote_index(), counter),
                     counter,
                     data: packet.data,
                 });
@@ -279,13 +340,13 @@ impl Worker {
         totals.sealed += sent.accepted as u64;
         totals.outer_dropped += sent.dropped as u64;
 
-        for (run, tally) in runs.iter().zip(tallies) {
+        for (run, tally) in runs.iter().zip(&tallies) {
             if tally.messages == 0 {
                 continue;
             }
-            run.peer.count_sent(tally.messages, tally.bytes);
+            run.peer.counters.sent(self.id, tally.messages, tally.bytes);
             run.peer.marks.data_sent(now);
-            let session = run.sessions.current.as_deref();
+            let session = run.session.as_deref();
             if session.is_some_and(|session| session.wants_rekey_on_send(now)) {
                 want_handshake(run.peer, control);
             }

@@ -129,9 +129,9 @@ impl Node {
         };
         let counter = session.reserve_counters(1).unwrap();
         let mut bytes = vec![0; DATA_HEADER_LEN + payload.len() + 16];
-        let header = DataHeader::new(session.keys().remote_index, counter);
+        let header = DataHeader::new(session.remote_index(), counter);
         bytes[..DATA_HEADER_LEN].copy_from_slice(header.as_bytes());
-        let key = session.keys().sending.as_bytes();
+        let key = session.sending().as_bytes();
         assert!(single::seal(
             key,
             counter,
@@ -166,7 +166,7 @@ impl Node {
         }
         let counter = data.header.counter.get();
         let mut payload = vec![0; data.ciphertext.len() - 16];
-        let key = session.keys().receiving.as_bytes();
+        let key = session.receiving().as_bytes();
         if single::open(key, counter, &[], data.ciphertext, &mut payload).is_err()
             || !session.replay().accept(counter)
         {
@@ -297,7 +297,7 @@ impl World {
     /// Whether both ends hold the same session as current.
     fn has_session(&self) -> bool {
         match (self.a.current(), self.b.current()) {
-            (Some(a), Some(b)) => a.keys().local_index == b.keys().remote_index,
+            (Some(a), Some(b)) => a.local_index() == b.remote_index(),
             _ => false,
         }
     }

@@ -108,7 +108,7 @@ fn only_the_initiator_renews_at_120_seconds() {
     assert!(world.has_session());
     let second = world.a.current().unwrap();
     assert!(!Arc::ptr_eq(&first, &second));
-    assert_eq!(second.keys().role, Role::Initiator);
+    assert_eq!(second.role(), Role::Initiator);
 }
 
 #[test]

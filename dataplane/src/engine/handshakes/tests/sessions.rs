@@ -22,15 +22,14 @@ fn one_handshake_makes_one_session_for_both() {
     assert_eq!(world.log, [(true, 1), (false, 2), (true, 4)]);
     assert_eq!((world.a.said.ready, world.b.said.ready), (1, 0));
     assert!(world.has_session() && world.exchange());
-    assert_eq!(world.a.current().unwrap().keys().role, Role::Initiator);
-    assert_eq!(world.b.current().unwrap().keys().role, Role::Responder);
+    assert_eq!(world.a.current().unwrap().role(), Role::Initiator);
+    assert_eq!(world.b.current().unwrap().role(), Role::Responder);
     assert!(world.a.peer.last_handshake.load().is_some());
     assert!(world.b.peer.last_handshake.load().is_some());
     // Totals: what was sent by one was received by the other.
-    use core::sync::atomic::Ordering::Relaxed;
-    assert_eq!(world.a.peer.counters.tx_bytes.load(Relaxed), 148 + 32);
-    assert_eq!(world.a.peer.counters.rx_bytes.load(Relaxed), 92);
-    assert_eq!(world.b.peer.counters.tx_bytes.load(Relaxed), 92);
+    assert_eq!(world.a.peer.counters.tx_bytes(), 148 + 32);
+    assert_eq!(world.a.peer.counters.rx_bytes(), 92);
+    assert_eq!(world.b.peer.counters.tx_bytes(), 92);
 }
 
 #[test]
@@ -79,7 +78,7 @@ fn both_ends_may_initiate_at_once() {
         world.settle();
         assert!(world.has_session(), "at once, not after a retransmission");
         assert!(world.exchange());
-        let roles = [&world.a, &world.b].map(|node| node.current().unwrap().keys().role);
+        let roles = [&world.a, &world.b].map(|node| node.current().unwrap().role());
         assert_ne!(roles[0], roles[1], "one of them renews it");
         world.log.clear();
         world.run(secs(30));

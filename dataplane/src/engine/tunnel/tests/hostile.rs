@@ -93,7 +93,7 @@ proptest! {
         contents in prop::collection::vec((any::<u64>(), prop::collection::vec(any::<u8>(), 0..90)), 1..20),
     ) {
         let mut pair = Pair::connected();
-        let index = pair.a_of_b.sessions.load().current.as_ref().unwrap().keys().local_index;
+        let index = pair.a_of_b.sessions.load().current.as_ref().unwrap().local_index();
         let datagrams: Vec<_> = contents
             .into_iter()
             .map(|(counter, rest)| {

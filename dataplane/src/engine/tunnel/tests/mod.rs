@@ -175,7 +175,7 @@ fn b_to_a(n: usize) -> Vec<u8> {
 fn snapshot(end: &End, peer: &Peer) -> impl PartialEq + core::fmt::Debug + use<> {
     let set = peer.sessions.load();
     let index = |session: &Option<Arc<crate::noise::Session>>| {
-        session.as_ref().map(|session| session.keys().local_index)
+        session.as_ref().map(|session| session.local_index())
     };
     let marks = &peer.marks;
     let replay = [&set.current, &set.previous, &set.next].map(|session| {

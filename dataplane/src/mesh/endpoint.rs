@@ -94,7 +94,7 @@ impl EndpointCell {
         let words = self.peek();
         // The words before the version: one that is still the same says that they are whole.
         fence(Acquire);
-        if version % 2 == 0 && self.version.load(Relaxed) == version {
+        if version.is_multiple_of(2) && self.version.load(Relaxed) == version {
             return words;
         }
         let _writer = self.lock();

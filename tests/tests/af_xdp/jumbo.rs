@@ -50,6 +50,11 @@ pub(crate) fn add(suite: Suite, needs: &[Need]) -> Suite {
             needs,
             ordinary_sockets_leave_jumbos_to_the_kernel,
         )
+        .test(
+            "a_raised_mtu_is_followed_as_far_as_frames_hold",
+            needs,
+            a_raised_mtu_is_followed_as_far_as_frames_hold,
+        )
         .test("a_small_link_is_refused", needs, a_small_link_is_refused)
 }
 
@@ -400,6 +405,31 @@ fn ordinary_sockets_leave_jumbos_to_the_kernel() -> TestResult {
     let length = kernel.recv(&mut buffer)?;
     assert!(buffer[..length] == payload(1, 8000));
     assert!(receive(&mut rx, 1)[0].payload == payload(2, 1452));
+    Ok(())
+}
+
+/// The tunnel's MTU is raised at run time: what the frames cannot hold is the UDP socket's.
+fn a_raised_mtu_is_followed_as_far_as_frames_hold() -> TestResult {
+    for (opened_for, reached, beyond) in [(1452, 3968, 3969), (LARGEST, 8972, 8973)] {
+        let bed = bed(MTU)?;
+        let config = XdpConfig {
+            largest_datagram: opened_for,
+            ..bed.config(Mode::Native)
+        };
+        let (_program, _rx, tx) = bed.open_one(&config)?;
+        let mut tx = tx.ok_or("a sending half")?;
+        let socket = bed.socket(FAMILIES[0].1)?;
+        let to = socket.local_addr()?;
+        for (longest, expected) in [(reached, true), (beyond, false), (1452, true)] {
+            tx.set_longest(longest);
+            assert_eq!(tx.reaches(&to.into()), expected, "{longest}");
+        }
+        tx.set_longest(reached);
+        assert_eq!(send(&mut tx, to, 0, &[payload(1, reached)]).accepted, 1);
+        let mut buffer = [0; 10_000];
+        let length = socket.recv(&mut buffer)?;
+        assert!(buffer[..length] == payload(1, reached));
+    }
     Ok(())
 }
 

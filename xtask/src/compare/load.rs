@@ -8,7 +8,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg, sockopt as options};
+use rustix::net::{
+    AddressFamily, MMsgHdr, SendAncillaryBuffer, SendFlags, SocketType, sendmmsg, socket,
+    sockopt as options,
+};
 use std::sync::Arc;
 
 use super::bed::Pair;
@@ -16,6 +19,8 @@ use crate::Result;
 
 /// One read or write of TCP, in bytes.
 const CHUNK: usize = 256 * 1024;
+/// How long a stream may stand still.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Datagrams of one `sendmmsg`.
 const BATCH: usize = 64;
 /// A sender that was kept from the CPU makes up for no more datagrams than these: a burst beyond
@@ -42,15 +47,9 @@ impl Load {
             .run(|| TcpListener::bind((pair.target(), 0)))?;
         let address = listener.local_addr()?;
         for _ in 0..streams {
-            let up = pair
-                .sender()
-                .run(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)))?;
+            let up = pair.sender().run(|| connect(address))?;
             let (down, _) = listener.accept()?;
-            // The machine's default may pace by itself, which would measure that.
-            options::set_tcp_congestion(&up, "cubic")?;
-            // Neither end may wait for ever for a tunnel that is stuck.
-            up.set_write_timeout(Some(Duration::from_secs(5)))?;
-            down.set_read_timeout(Some(Duration::from_secs(5)))?;
+            down.set_read_timeout(Some(PATIENCE))?;
             let stop = load.stop.clone();
             load.threads
                 .push(thread::spawn(move || write_until(up, &stop)));
@@ -136,6 +135,19 @@ pub(super) fn udp_trial(pair: &Pair, size: usize, rate: f64, time: Duration) -> 
         offered: sent as f64 / elapsed.as_secs_f64(),
         loss: 1.0 - received as f64 / (sent.max(1)) as f64,
     })
+}
+
+/// A stream with the congestion control `cubic`. The machine's default may pace, and a connection
+/// that has begun so goes on pacing whatever it is given later.
+fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    options::set_tcp_congestion(&socket, "cubic")?;
+    let stream = TcpStream::from(socket);
+    // Neither end may wait for ever for a tunnel that is stuck: this one goes for the connection
+    // too.
+    stream.set_write_timeout(Some(PATIENCE))?;
+    rustix::net::connect(&stream, &to)?;
+    Ok(stream)
 }
 
 fn write_until(mut stream: TcpStream, stop: &AtomicBool) {

@@ -3,6 +3,7 @@
 
 pub mod memory;
 pub mod middleware;
+pub(crate) mod scheduling;
 pub mod tun;
 pub mod udp;
 pub mod xdp;

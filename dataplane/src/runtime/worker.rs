@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rustix::event::Timespec;
 use rustix::io::Errno;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::clock::monotonic;
 use super::mailbox::Mailbox;
@@ -20,6 +20,7 @@ use super::team::{Place, Team};
 use super::wake::Waker;
 use crate::engine::Worker;
 use crate::engine::port::{DriverInfo, InnerRx, InnerTx, OuterRx, OuterTx};
+use crate::io::scheduling;
 use crate::time::Instant;
 use crate::wire::message::DATA_OVERHEAD;
 
@@ -131,6 +132,9 @@ impl WorkerThread {
             .spawn(move || {
                 if let Some(cpu) = options.cpu {
                     pin(cpu);
+                }
+                if let Err(error) = scheduling::as_batch() {
+                    debug!("worker {number} interrupts whoever wakes it: {error}");
                 }
                 run.run();
             })?;

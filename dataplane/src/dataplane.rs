@@ -152,7 +152,8 @@ impl Dataplane {
         self.control.public_key()
     }
 
-    /// What start-up tried and had to do without, in words: why AF_XDP was not taken, say.
+    /// What start-up chose where nothing was asked for, and what it had to do without, in words: why
+    /// AF_XDP was not taken, say.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes

@@ -107,6 +107,14 @@ pub trait OuterRx: Pollable + Send {
     /// # Errors
     /// Whatever the kernel says, except that there is nothing (`EAGAIN`, `EINTR`).
     fn recv_batch(&mut self, handle: &mut dyn FnMut(&mut [Datagram<'_>])) -> io::Result<usize>;
+
+    /// Has the kernel look for arrivals in the caller's own time, where the driver was opened so;
+    /// true where some wait now. For a worker that polls instead of sleeping, because the kernel
+    /// may leave it to its call alone. Never waits; does no system call where it is not for this
+    /// driver.
+    fn busy_poll(&mut self) -> bool {
+        false
+    }
 }
 
 /// Sends outer datagrams.

@@ -17,6 +17,7 @@ pub mod interruption;
 pub mod mailbox;
 pub mod nftables;
 pub mod node;
+mod outer_choice;
 pub mod outer_pair;
 pub mod outer_settings;
 pub mod paths;

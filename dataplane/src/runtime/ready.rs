@@ -27,7 +27,7 @@ impl Ready {
     /// Everything inner.
     pub(super) const INNER: Self = Self(((1 << Self::SIDE) - 1) << Self::SIDE);
 
-    fn outer(number: usize) -> Self {
+    pub(super) fn outer(number: usize) -> Self {
         Self(1 << number.min(Self::SIDE - 1))
     }
 

@@ -3,17 +3,18 @@
 use core::time::Duration;
 use std::io;
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::crypto::PrivateKey;
 use crate::engine::handshakes::IdentityError;
 use crate::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx};
 use crate::io::tun::{OpenError, Tun, TunConfig};
 use crate::io::udp::{BindError, UdpConfig, UdpPort};
-use crate::io::xdp::XdpError;
 use crate::io::xdp::program::LoadError;
+use crate::io::xdp::{BusyPoll, XdpError};
 
 use super::node::{Node, NodeError, Parts};
+use super::outer_choice::Reason;
 use super::outer_settings::OuterSettings;
 use super::spin::MAX_SPIN;
 use super::wishes::{CustomOuter, Inner, InnerWish, MIN_MTU, NodeWishes, Outer, OuterWish};
@@ -135,8 +136,20 @@ pub(crate) fn start(wishes: NodeWishes) -> Result<Ready, StartError> {
     let outer = open_outer(outer, &request)?;
     let (inner, interface) = open_inner(inner, mtu, outer.ports.len())?;
     let ports = join(outer.ports, inner)?;
-    for note in &outer.notes {
+    let mut notes = outer.notes;
+    for note in &notes {
         warn!("{note}");
+    }
+    match outer.reason {
+        Reason::Asked => {}
+        Reason::Best(text) => {
+            info!("{text}");
+            notes.insert(0, text);
+        }
+        Reason::Lacking(text) => {
+            warn!("{text}");
+            notes.insert(0, text);
+        }
     }
     let has_identity = private_key.is_some();
     let private_key = match private_key {
@@ -158,7 +171,7 @@ pub(crate) fn start(wishes: NodeWishes) -> Result<Ready, StartError> {
         node: Node::start(parts)?,
         has_identity,
         interface,
-        notes: outer.notes,
+        notes,
     })
 }
 
@@ -178,6 +191,9 @@ pub(super) struct OpenOuter {
     pub(super) ports: Vec<OuterPorts>,
     pub(super) control_tx: Box<dyn OuterTx>,
     pub(super) settings: OuterSettings,
+    /// Why these drivers.
+    pub(super) reason: Reason,
+    /// What else had to be done without.
     pub(super) notes: Vec<String>,
 }
 
@@ -194,8 +210,10 @@ fn open_outer(outer: Outer, request: &OuterRequest) -> Result<OpenOuter, StartEr
     };
     let udp = UdpPort::bind(&config)?;
     let Some(wish) = wish else {
-        return Ok(udp_alone(&udp, request, Vec::new()));
+        return Ok(udp_alone(&udp, request, Reason::Asked));
     };
+    // Not a reason to do without: the value is the caller's.
+    wish.busy_poll.map_or(Ok(()), BusyPoll::check)?;
     match super::xdp_setup::open(&wish, &udp, request) {
         Ok(open) => Ok(open),
         Err(error) if wish.required => Err(error),
@@ -204,7 +222,7 @@ fn open_outer(outer: Outer, request: &OuterRequest) -> Result<OpenOuter, StartEr
                 "AF_XDP on {} is not used, the UDP socket carries everything: {error}",
                 wish.interface
             );
-            Ok(udp_alone(&udp, request, vec![note]))
+            Ok(udp_alone(&udp, request, Reason::Lacking(note)))
         }
     }
 }
@@ -233,13 +251,14 @@ fn open_custom(custom: CustomOuter, request: &OuterRequest) -> Result<OpenOuter,
             declared_port: request.listen_port,
             ..OuterSettings::default()
         },
+        reason: Reason::Asked,
         notes: Vec::new(),
     })
 }
 
 /// One socket receives, in worker 0: two receivers would share the datagrams of one tunnel and
 /// lose their order.
-fn udp_alone(udp: &UdpPort, request: &OuterRequest, notes: Vec<String>) -> OpenOuter {
+fn udp_alone(udp: &UdpPort, request: &OuterRequest, reason: Reason) -> OpenOuter {
     let mut rx: Vec<Box<dyn OuterRx>> = vec![Box::new(udp.rx())];
     let ports = (0..request.workers.unwrap_or(1))
         .map(|_| {
@@ -256,7 +275,8 @@ fn udp_alone(udp: &UdpPort, request: &OuterRequest, notes: Vec<String>) -> OpenO
             udp: Some(udp.clone()),
             ..OuterSettings::default()
         },
-        notes,
+        reason,
+        notes: Vec::new(),
     }
 }
 

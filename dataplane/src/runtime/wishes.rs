@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use crate::crypto::PrivateKey;
 use crate::engine::port::{InnerRx, InnerTx, OuterRx, OuterTx};
+use crate::io::xdp::{BusyPoll, TxChecksum};
 
 /// The smallest inner MTU: what every IPv4 host must accept (RFC 791 §3.2), in bytes.
 pub const MIN_MTU: u16 = 576;
@@ -29,8 +30,8 @@ pub(crate) struct NodeWishes {
 /// How AF_XDP is used on its interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum XdpSend {
-    /// What the sockets turn out to be decides: AF_XDP where all of them have zero copy, else the
-    /// UDP socket. The default of [`Outer::auto`].
+    /// What the sockets turn out to be decides: AF_XDP where all of them have zero copy and send a
+    /// test frame, else the UDP socket. The default of [`Outer::auto`].
     Auto,
     /// AF_XDP both ways. The default of [`Outer::xdp`].
     #[default]
@@ -60,6 +61,8 @@ pub(super) struct XdpWish {
     pub(super) send: XdpSend,
     pub(super) copy_only: bool,
     pub(super) generic_only: bool,
+    pub(super) busy_poll: Option<BusyPoll>,
+    pub(super) tx_checksum: TxChecksum,
 }
 
 pub(super) struct CustomOuter {
@@ -102,6 +105,8 @@ impl Outer {
             },
             copy_only: false,
             generic_only: false,
+            busy_poll: None,
+            tx_checksum: TxChecksum::Auto,
         }))
     }
 
@@ -145,6 +150,28 @@ impl Outer {
     pub fn generic_only(mut self) -> Self {
         if let OuterWish::Xdp(wish) = &mut self.0 {
             wish.generic_only = true;
+        }
+        self
+    }
+
+    /// Has workers run the card's NAPI themselves: with every look of one that polls
+    /// ([`Builder::spin`](crate::Builder::spin)), and between batches. Pays where cores are idle
+    /// and the card's interrupts are deferred; slower on a veth. Where the kernel refuses it, the
+    /// node goes on without and the driver's mode says so. Default: not. No effect without AF_XDP.
+    #[must_use]
+    pub fn busy_poll(mut self, how: BusyPoll) -> Self {
+        if let OuterWish::Xdp(wish) = &mut self.0 {
+            wish.busy_poll = Some(how);
+        }
+        self
+    }
+
+    /// Chooses who computes the UDP checksums of what AF_XDP sends. Default:
+    /// [`TxChecksum::Auto`]. No effect without AF_XDP.
+    #[must_use]
+    pub fn tx_checksum(mut self, who: TxChecksum) -> Self {
+        if let OuterWish::Xdp(wish) = &mut self.0 {
+            wish.tx_checksum = who;
         }
         self
     }

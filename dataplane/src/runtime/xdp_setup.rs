@@ -1,22 +1,28 @@
 //! AF_XDP for a node: the program on the interface, its queues dealt out to workers.
 
+use core::time::Duration;
 use std::sync::Arc;
 use std::thread;
 
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::engine::port::OuterTx;
 use crate::io::udp::UdpPort;
 use crate::io::xdp::{
-    Mode, PathTable, Transmit, XdpConfig, XdpDriver, XdpProgram, XdpQueue, ZeroCopy,
+    Interface, Mode, PathTable, SendTest, Transmit, XdpConfig, XdpDriver, XdpProgram, XdpQueue,
+    ZeroCopy, test_sending,
 };
 use crate::wire::message::DATA_OVERHEAD;
 
+use super::outer_choice::{Choice, choose, wants_test};
 use super::outer_pair::OuterPair;
 use super::outer_settings::OuterSettings;
 use super::paths::{LocalAddressWatch, PathResolver};
 use super::setup::{OpenOuter, OuterPorts, OuterRequest, StartError};
 use super::wishes::{XdpSend, XdpWish};
+
+/// How long a test frame may take: cards send one in microseconds.
+const TEST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Opens AF_XDP as `wish` says, beside the UDP socket.
 pub(super) fn open(
@@ -52,6 +58,8 @@ pub(super) fn open(
             ZeroCopy::Auto
         },
         largest_datagram: request.mtu.saturating_add(DATA_OVERHEAD as u16),
+        busy_poll: wish.busy_poll,
+        tx_checksum: wish.tx_checksum,
         transmit,
         ..XdpConfig::default()
     };
@@ -63,20 +71,18 @@ pub(super) fn open(
     let mut watch = LocalAddressWatch::open().map_err(addresses)?;
     watch.tell(&mut program).map_err(addresses)?;
     let mut queues = XdpDriver::open(&wish.interface, &mut program, &config)?;
-    let mut notes = Vec::new();
-    if wish.send == XdpSend::Auto && !queues.iter().all(XdpQueue::zero_copy) {
-        // Copied, each frame costs the kernel more than a whole run of datagrams that the UDP
-        // socket sends as one. And a socket without a TX ring is cheaper to wait for.
+    let Choice { xdp_sends, reason } = judge(wish, &mut queues)?;
+    if !xdp_sends && config.transmit.is_some() {
         drop(queues);
         config.transmit = None;
         settings.resolver = None;
         settings.source_port = None;
         queues = XdpDriver::open(&wish.interface, &mut program, &config)?;
-        notes.push(format!(
-            "AF_XDP on {} has no zero copy: it receives, the UDP socket sends",
-            wish.interface
-        ));
     }
+    // Every queue lacks the same: one says it.
+    let mut notes = queues.iter().map(XdpQueue::lacks);
+    let notes = notes.find(|lacks| !lacks.is_empty());
+    let notes = notes.unwrap_or_default().to_vec();
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let workers = request
         .workers
@@ -113,6 +119,20 @@ pub(super) fn open(
         ports,
         control_tx: Box::new(udp.tx()),
         settings,
+        reason,
         notes,
     })
+}
+
+/// Finds out what the open `queues` are good for, and who is to send.
+fn judge(wish: &XdpWish, queues: &mut [XdpQueue]) -> Result<Choice, StartError> {
+    let zero_copy = queues.iter().all(XdpQueue::zero_copy);
+    let test = if wants_test(wish.send, zero_copy) {
+        let interface = Interface::by_name(&wish.interface)?;
+        test_sending(&interface, queues, TEST_PATIENCE)
+    } else {
+        SendTest::Unknown("it does not matter".into())
+    };
+    debug!("test of the TX rings of {}: {test:?}", wish.interface);
+    Ok(choose(wish.send, &wish.interface, zero_copy, &test))
 }

@@ -117,6 +117,10 @@ impl<D: OuterRx> OuterRx for FaultInjector<D> {
         self.signal();
         Ok(lent)
     }
+
+    fn busy_poll(&mut self) -> bool {
+        self.driver.busy_poll()
+    }
 }
 
 impl<D: InnerRx> InnerRx for FaultInjector<D> {

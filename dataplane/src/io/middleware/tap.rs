@@ -91,6 +91,10 @@ impl<D: OuterRx> OuterRx for PcapTap<D> {
             handle(batch);
         })
     }
+
+    fn busy_poll(&mut self) -> bool {
+        self.driver.busy_poll()
+    }
 }
 
 impl<D: InnerRx> InnerRx for PcapTap<D> {

@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
 use std::time::Duration;
 
+use super::busy_poll::BusyPoll;
 use super::error::XdpError;
+use super::features::Features;
 use super::interface::{Interface, Queues};
+use super::metadata::TxChecksum;
 use super::path::PathTable;
 use super::program::{AttachError, AttachedMode, Mode, XdpProgram};
 use super::queue::{LEAST_RING, XdpQueue};
@@ -43,6 +46,11 @@ pub struct XdpConfig {
     /// Let the driver sleep, and wake it when there is work, instead of having it look for work
     /// all the time. Right unless a CPU core is spent on the driver alone.
     pub need_wakeup: bool,
+    /// Have the card's NAPI run in our system calls; none: in interrupts. Where the kernel refuses
+    /// it, the driver goes on without and says so in [`info`](crate::engine::port::Pollable::info).
+    pub busy_poll: Option<BusyPoll>,
+    /// Who computes the UDP checksums of what is sent.
+    pub tx_checksum: TxChecksum,
     /// Put the frames on huge pages where the system has some.
     pub huge_pages: bool,
     /// Entries of the RX ring.
@@ -100,6 +108,8 @@ impl Default for XdpConfig {
             attach: Mode::Auto,
             zero_copy: ZeroCopy::Auto,
             need_wakeup: true,
+            busy_poll: None,
+            tx_checksum: TxChecksum::Auto,
             huge_pages: true,
             rx_ring: 2048,
             rx_frames: 4096,
@@ -174,10 +184,11 @@ impl XdpDriver {
         };
         let multi_buffer = config.multi_buffer();
         program.set_multi_buffer(multi_buffer)?;
+        let features = config.features(interface);
         let mut queues = Vec::new();
         for number in 0..count {
             let link = program.link().ok_or(XdpError::NotAttached)?;
-            match XdpQueue::open(interface, number, attached, link, config) {
+            match XdpQueue::open(interface, number, attached, link, features, config) {
                 Ok(queue) => {
                     program.register(number, std::os::fd::AsFd::as_fd(&queue))?;
                     queues.push(queue);
@@ -227,6 +238,22 @@ impl XdpConfig {
         Ok(())
     }
 
+    /// What the driver of `interface` declares, as far as this configuration asks for it; nothing
+    /// where the kernel does not tell.
+    fn features(&self, interface: &Interface) -> Features {
+        if self.transmit.is_none() || self.tx_checksum == TxChecksum::Software {
+            return Features::default();
+        }
+        Features::of(interface.index()).unwrap_or_else(|error| {
+            tracing::debug!(
+                interface = interface.name(),
+                %error,
+                "the kernel does not tell what the driver does for AF_XDP"
+            );
+            Features::default()
+        })
+    }
+
     fn check(&self) -> Result<(), XdpError> {
         let rings = [
             ("the RX ring's size", self.rx_ring),
@@ -242,6 +269,9 @@ impl XdpConfig {
                     most: MOST_RING,
                 });
             }
+        }
+        if let Some(busy_poll) = self.busy_poll {
+            busy_poll.check()?;
         }
         if self.largest_datagram > LARGEST_DATAGRAM {
             return Err(XdpError::LargeDatagrams {

@@ -50,6 +50,20 @@ pub enum XdpError {
         /// The most allowed.
         most: u32,
     },
+    /// A value that makes no sense.
+    #[error("{what} is {value}: it must be {least} to {most} {unit}")]
+    Range {
+        /// Which value.
+        what: &'static str,
+        /// The value.
+        value: u32,
+        /// The least allowed.
+        least: u32,
+        /// The most allowed.
+        most: u32,
+        /// What is counted.
+        unit: &'static str,
+    },
     /// Datagrams that no IP packet holds.
     #[error(
         "datagrams of {largest} bytes do not fit into an IP packet, which holds {most}: lower the \

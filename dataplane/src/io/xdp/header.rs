@@ -5,6 +5,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use ringspan_xdp_common::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, PROTOCOL_UDP};
 
+use super::metadata;
 use super::path::Path;
 use crate::wire::checksum::Sum;
 
@@ -27,6 +28,8 @@ pub(super) struct HeaderTemplate {
     ip: usize,
     length: usize,
     version: Version,
+    /// Over the pseudo-header without the length.
+    pseudo: Sum,
     /// Over pseudo-header and ports: the part of the UDP checksum that no datagram changes.
     udp_sum: Sum,
 }
@@ -91,13 +94,14 @@ impl HeaderTemplate {
         let ports = [source_port.to_be_bytes(), remote.port().to_be_bytes()];
         writer.put(ports.as_flattened());
         writer.put(&[0; 4]);
+        let pseudo = Sum::pseudo(path.source, destination, PROTOCOL_UDP, 0)?;
         Some(Self {
             bytes: writer.bytes,
             ip,
             length: writer.length,
             version,
-            udp_sum: Sum::pseudo(path.source, destination, PROTOCOL_UDP, 0)?
-                .with(ports.as_flattened()),
+            pseudo,
+            udp_sum: pseudo.with(ports.as_flattened()),
         })
     }
 
@@ -151,6 +155,25 @@ impl HeaderTemplate {
         let length = (payload + UDP as u16).to_be_bytes();
         self.udp_sum.with(&length).with(&length)
     }
+
+    /// The pseudo-header's sum, for a UDP payload of this length in bytes.
+    pub(super) fn pseudo_sum(&self, payload: u16) -> Sum {
+        self.pseudo.with(&(payload + UDP as u16).to_be_bytes())
+    }
+}
+
+/// Leaves the UDP checksum to whoever sends the frame: `bytes` are its metadata and headers, `pseudo`
+/// is its [`pseudo_sum`](HeaderTemplate::pseudo_sum), which goes where the checksum will stand.
+pub(super) fn request_checksum(bytes: &mut [u8], pseudo: Sum) {
+    let Some((request, headers)) = bytes.split_at_mut_checked(metadata::LENGTH) else {
+        return;
+    };
+    let at = checksum_offset(headers.len());
+    put(headers, at, pseudo.partial().to_be_bytes());
+    // The headers end with UDP's; both offsets fit, as headers have at most MOST_HEADERS bytes.
+    let start = headers.len() - UDP;
+    let words = metadata::checksum_request(start as u16, (at - start) as u16);
+    put(request, 0, words);
 }
 
 /// Where the UDP checksum stands in headers of `length` bytes.

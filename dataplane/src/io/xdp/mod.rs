@@ -8,7 +8,9 @@
 //! | `gather` | received frames of several buffers, put together |
 //! | `ring` | fill, completion, RX and TX ring |
 //! | `socket` | making, binding and asking an AF_XDP socket |
-//! | `header` | what is written in front of a datagram |
+//! | `header`, `metadata` | what is written in front of a datagram |
+//! | `busy_poll`, `features` | socket options; what a driver declares |
+//! | `self_test` | whether a TX ring sends at all |
 //! | `too_big` | what routers say of the path MTU |
 //! | [`path`] | where to send: read here, resolved by the runtime |
 //! | `rx`, `tx` | the halves of a queue, behind the engine's ports |
@@ -16,29 +18,36 @@
 //!
 //! docs/af-xdp.md has the picture: which frame is whose when, and who wakes whom.
 
+mod busy_poll;
 mod driver;
 mod error;
+mod features;
 mod gather;
 mod header;
 mod interface;
+mod metadata;
 mod mmap;
 pub mod path;
 pub mod program;
 mod queue;
 mod ring;
 mod rx;
+mod self_test;
 mod socket;
 mod too_big;
 mod tx;
 mod umem;
 
+pub use busy_poll::{BusyPoll, MAX_BUSY_POLL_MICROS};
 pub use driver::{LARGEST_DATAGRAM, LARGEST_IN_ONE_CHUNK, Transmit, XdpConfig, XdpDriver};
 pub use error::XdpError;
 pub use interface::{Interface, Queues};
+pub use metadata::TxChecksum;
 pub use path::{Path, PathKey, PathTable};
 pub use program::{AttachedMode, Mode, XdpProgram};
 pub use queue::XdpQueue;
 pub use rx::{RxFrames, XdpRx};
+pub use self_test::{SendTest, test_sending};
 pub use socket::{SocketStatistics, ZeroCopy};
 pub use too_big::TooBigWatch;
 pub use tx::{TxFrames, XdpTx};

@@ -3,10 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::busy_poll::BusyPolling;
 use super::driver::{MOST_RECEIVED_HEADERS, XdpConfig};
 use super::error::XdpError;
+use super::features::Features;
 use super::gather::Gather;
 use super::interface::Interface;
+use super::metadata::TxChecksum;
 use super::program::AttachedMode;
 use super::ring::Producer;
 use super::rx::XdpRx;
@@ -25,6 +28,7 @@ pub(super) struct Description {
     pub(super) mode: Mode,
     attached: AttachedMode,
     huge_pages: bool,
+    pub(super) busy_poll: BusyPolling,
     /// Keeps the XDP program on the interface until the last socket is closed: in the other
     /// order the kernel may warn, and a card in zero-copy mode reset. Dropped after the socket
     /// because the halves drop their handle first.
@@ -48,6 +52,7 @@ impl Description {
         if self.huge_pages {
             mode.push_str(", huge pages");
         }
+        mode.push_str(&self.busy_poll.to_string());
         DriverInfo {
             driver: "xdp",
             mode,
@@ -64,6 +69,7 @@ pub struct XdpQueue {
     tx: Option<XdpTx>,
     queue: u32,
     zero_copy: bool,
+    lacks: Vec<String>,
     handle: Arc<Handle>,
 }
 
@@ -73,6 +79,7 @@ impl XdpQueue {
         queue: u32,
         attached: AttachedMode,
         program: Arc<OwnedFd>,
+        features: Features,
         config: &XdpConfig,
     ) -> Result<Self, XdpError> {
         let tx_frames = if config.transmit.is_some() {
@@ -91,6 +98,18 @@ impl XdpQueue {
         let huge_pages = umem.huge_pages();
         let tx_chunks = chunks.split_off(rx_frames as usize);
 
+        // A program in generic mode sees copies only, whatever the driver could do.
+        let zero_copy = match attached {
+            AttachedMode::Native => config.zero_copy,
+            AttachedMode::Generic => ZeroCopy::Never,
+        };
+        // Before the UMEM is registered, and so before anybody knows the mode. Every buffer of a jumbo
+        // frame would need the room, and they begin with their chunks.
+        let room_for_metadata = tx_frames > 0
+            && !config.multi_buffer()
+            && config
+                .tx_checksum
+                .wants_room(zero_copy != ZeroCopy::Never, features.tx_checksum);
         let mut socket = Socket::new(
             umem,
             RingSizes {
@@ -101,14 +120,10 @@ impl XdpQueue {
                 rx: config.rx_ring,
                 tx: (tx_frames > 0).then_some(tx_frames),
             },
+            room_for_metadata,
         )?;
         // Before the bind: a zero-copy driver takes its first frames during it.
         fill_all(&mut socket.fill, chunks);
-        // A program in generic mode sees copies only, whatever the driver could do.
-        let zero_copy = match attached {
-            AttachedMode::Native => config.zero_copy,
-            AttachedMode::Generic => ZeroCopy::Never,
-        };
         let mode = socket.bind(
             interface,
             queue,
@@ -125,8 +140,33 @@ impl XdpQueue {
             completion,
             rx,
             tx,
+            metadata,
             handle,
         } = socket;
+        let busy_poll = BusyPolling::enable((*handle).as_fd(), config.busy_poll);
+        let mut lacks = Vec::new();
+        if let BusyPolling::Refused(option, error) = &busy_poll {
+            lacks.push(format!(
+                "no busy polling on {}: the kernel refuses {option}: {error}",
+                interface.name()
+            ));
+        }
+        let metadata = config
+            .tx_checksum
+            .asks(metadata, mode.zero_copy, features.tx_checksum);
+        if config.tx_checksum == TxChecksum::Device && tx.is_some() && !metadata {
+            lacks.push(format!(
+                "checksums of what {} sends are computed in software: {}",
+                interface.name(),
+                if config.multi_buffer() {
+                    "jumbo frames have no room for the request"
+                } else if mode.zero_copy && !features.tx_checksum {
+                    "its driver does not declare that the card can"
+                } else {
+                    "the kernel has no TX metadata (Linux 6.8 has)"
+                }
+            ));
+        }
         let description = Arc::new(Description {
             interface: interface.index(),
             interface_name: interface.name().to_owned(),
@@ -134,6 +174,7 @@ impl XdpQueue {
             mode,
             attached,
             huge_pages,
+            busy_poll,
             _program: program,
         });
         let tx = tx.zip(config.transmit.as_ref()).map(|(tx, transmit)| {
@@ -147,6 +188,7 @@ impl XdpQueue {
                     source_port: Arc::clone(&transmit.source_port),
                     ipv4_checksum: transmit.ipv4_checksum,
                     largest_datagram: config.largest_datagram,
+                    metadata,
                 },
                 transmit.paths.reader(),
             )
@@ -166,6 +208,7 @@ impl XdpQueue {
             tx,
             queue,
             zero_copy: mode.zero_copy,
+            lacks,
             handle,
         })
     }
@@ -176,10 +219,21 @@ impl XdpQueue {
         self.queue
     }
 
+    /// The sending half, for its test.
+    pub(super) fn sender(&mut self) -> Option<&mut XdpTx> {
+        self.tx.as_mut()
+    }
+
     /// Whether the card reads and writes our frames itself.
     #[must_use]
     pub const fn zero_copy(&self) -> bool {
         self.zero_copy
+    }
+
+    /// What was asked for and is not to be had, each with the reason.
+    #[must_use]
+    pub fn lacks(&self) -> &[String] {
+        &self.lacks
     }
 
     /// What the queue is and does.

@@ -65,6 +65,7 @@ struct RxCounters {
     /// An address that is not in the UMEM: the ring was written by somebody else.
     foreign: u64,
     wakeups: u64,
+    busy_polls: u64,
 }
 
 /// Where the frames of a receiving half are.
@@ -249,6 +250,7 @@ impl Pollable for XdpRx {
             ("rx_gathered", gathered),
             ("rx_broken_chains", broken),
             ("rx_wakeups", self.counters.wakeups),
+            ("rx_busy_polls", self.counters.busy_polls),
             ("rx_frames", u64::from(frames.total)),
             ("rx_frames_fill_ring", u64::from(frames.fill_ring)),
             ("rx_frames_rx_ring", u64::from(frames.rx_ring)),
@@ -266,6 +268,9 @@ impl OuterRx for XdpRx {
             gather.begin_batch();
         }
         self.take();
+        if self.lent.is_empty() && self.busy_poll() {
+            self.take();
+        }
         if self.lent.is_empty() {
             // The flag may have come up after the last refill.
             self.give_back();
@@ -322,6 +327,16 @@ impl OuterRx for XdpRx {
         drop(datagrams);
         self.give_back();
         Ok(count)
+    }
+
+    fn busy_poll(&mut self) -> bool {
+        if !self.description.busy_poll.is_on() {
+            return false;
+        }
+        self.counters.busy_polls += 1;
+        // Fails like a wake-up does, and as little depends on it.
+        let _ = self.handle.kick_rx();
+        self.rx.waiting() > 0
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::error::XdpError;
 use super::interface::Interface;
+use super::metadata;
 use super::mmap::Mapping;
 use super::ring::{Consumer, Descriptor, Offsets, Producer};
 use super::umem::{CHUNK_SIZE, Umem};
@@ -102,6 +103,8 @@ pub(super) struct Socket {
     pub(super) completion: Consumer<u64>,
     pub(super) rx: Consumer<Descriptor>,
     pub(super) tx: Option<Producer<Descriptor>>,
+    /// Whether the bytes before a frame may be metadata.
+    pub(super) metadata: bool,
     pub(super) handle: Arc<Handle>,
 }
 
@@ -113,10 +116,11 @@ pub(super) struct Handle {
 }
 
 impl Socket {
-    /// A socket over `umem`, not bound yet.
-    pub(super) fn new(umem: Umem, sizes: RingSizes) -> Result<Self, XdpError> {
+    /// A socket over `umem`, not bound yet; with room for TX `metadata` if that is wanted and the
+    /// kernel knows it.
+    pub(super) fn new(umem: Umem, sizes: RingSizes, metadata: bool) -> Result<Self, XdpError> {
         let fd = xdp_socket().map_err(XdpError::Socket)?;
-        register(fd.as_fd(), &umem)?;
+        let metadata = register(fd.as_fd(), &umem, metadata)?;
         set_ring_size(fd.as_fd(), Ring::Fill, sizes.fill)?;
         set_ring_size(fd.as_fd(), Ring::Completion, sizes.completion)?;
         set_ring_size(fd.as_fd(), Ring::Rx, sizes.rx)?;
@@ -153,6 +157,7 @@ impl Socket {
             completion: completion.ok_or_else(misfit)?,
             rx: rx.ok_or_else(misfit)?,
             tx,
+            metadata,
             handle: Arc::new(Handle { fd, umem }),
         })
     }
@@ -410,14 +415,31 @@ fn xdp_socket() -> io::Result<OwnedFd> {
     }
 }
 
-fn register(fd: BorrowedFd<'_>, umem: &Umem) -> Result<(), XdpError> {
+/// Registers the UMEM; whether with room for metadata.
+fn register(fd: BorrowedFd<'_>, umem: &Umem, metadata: bool) -> Result<bool, XdpError> {
+    if metadata {
+        match register_with(fd, umem, metadata::LENGTH as u32) {
+            // A kernel before 6.8 has no such flag.
+            Err(XdpError::Memory { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+            }
+            answer => return answer.map(|()| true),
+        }
+    }
+    register_with(fd, umem, 0).map(|()| false)
+}
+
+fn register_with(fd: BorrowedFd<'_>, umem: &Umem, metadata: u32) -> Result<(), XdpError> {
     let registration = libc::xdp_umem_reg {
         addr: umem.start(),
         len: umem.length(),
         chunk_size: CHUNK_SIZE as u32,
         headroom: 0,
-        flags: 0,
-        tx_metadata_len: 0,
+        flags: if metadata == 0 {
+            0
+        } else {
+            libc::XDP_UMEM_TX_METADATA_LEN
+        },
+        tx_metadata_len: metadata,
     };
     // SAFETY: the structure is what the option takes; the memory it names is the UMEM's, which
     // lives at least as long as the socket (`Handle` owns both), and which we only touch chunk
@@ -515,7 +537,7 @@ fn bind(fd: BorrowedFd<'_>, interface: u32, queue: u32, flags: u16) -> io::Resul
 /// # Safety
 /// `T` must be the structure that the option takes, and what it points to must be fit for what
 /// the option does with it.
-unsafe fn set_option<T>(
+pub(super) unsafe fn set_option<T>(
     fd: BorrowedFd<'_>,
     level: libc::c_int,
     option: libc::c_int,

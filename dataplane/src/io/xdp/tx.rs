@@ -9,6 +9,7 @@ use arrayvec::ArrayVec;
 
 use super::driver::LARGEST_DATAGRAM;
 use super::header::{self, Fields, HeaderTemplate, MOST_HEADERS};
+use super::metadata;
 use super::path::{Path, PathKey, PathReader};
 use super::queue::Description;
 use super::ring::{Consumer, Descriptor, Producer};
@@ -18,10 +19,10 @@ use crate::engine::port::{DriverInfo, MAX_BATCH, OuterTx, Sent, TxRequest, TxSlo
 use crate::mesh::Endpoint;
 use crate::wire::checksum::Sum;
 
-/// Where a datagram begins in its chunk or run: room for the headers in front of it, and on a
-/// cache line.
+/// Where a datagram begins in its chunk or run: room for the headers and the metadata in front of
+/// it, and on a cache line.
 pub(super) const PAYLOAD_OFFSET: usize = 128;
-const _: () = assert!(MOST_HEADERS <= PAYLOAD_OFFSET);
+const _: () = assert!(metadata::LENGTH + MOST_HEADERS <= PAYLOAD_OFFSET);
 
 /// How often a send is tried again in one call when the kernel takes a part of the ring at a
 /// time (copy mode: a budget a call) or makes no progress at all.
@@ -57,6 +58,8 @@ pub(super) struct TxSettings {
     pub(super) ipv4_checksum: bool,
     /// The largest UDP payload, in bytes, that a path must be able to carry.
     pub(super) largest_datagram: u16,
+    /// Whether frames ask for their UDP checksum by metadata, instead of bearing it.
+    pub(super) metadata: bool,
 }
 
 /// The endpoint of the last datagram: mostly also the next one's.
@@ -76,7 +79,8 @@ struct Filling {
     request: usize,
     headers: usize,
     length: usize,
-    /// The UDP checksum's beginning, if one is wanted.
+    /// The UDP checksum's beginning, if one is wanted; the pseudo-header's sum where others compute
+    /// the checksum.
     checksum: Option<Sum>,
 }
 
@@ -174,6 +178,38 @@ impl XdpTx {
         self.handle.statistics().unwrap_or_default()
     }
 
+    /// Sends a frame of the caller's own, as it is; false when it does not get as far as the
+    /// kernel.
+    pub(super) fn send_frame(&mut self, frame: &[u8]) -> bool {
+        let mut place = match self.free_place(frame.len()) {
+            Some(place) => place,
+            None => return false,
+        };
+        if let Some(bytes) = place.bytes(&self.handle.umem, PAYLOAD_OFFSET, frame.len()) {
+            bytes.copy_from_slice(frame);
+        }
+        // A frame this short is never a run where there are single chunks.
+        let Place::One(chunk) = place else {
+            self.put_back(place);
+            return false;
+        };
+        let errors = self.counters.wakeup_errors;
+        let pushed = self.tx.push(Descriptor {
+            address: chunk.surrender(PAYLOAD_OFFSET),
+            length: frame.len() as u32,
+            options: 0,
+        });
+        self.tx.publish();
+        self.kick();
+        pushed && self.counters.wakeup_errors == errors
+    }
+
+    /// Whether none of its frames is under way; urges the kernel on where one is.
+    pub(super) fn has_all_frames(&mut self) -> bool {
+        self.flush();
+        self.free.len() == self.free.total()
+    }
+
     /// Takes sent frames back.
     fn reap(&mut self) {
         let mut any = false;
@@ -218,7 +254,9 @@ impl XdpTx {
             if pending == 0 || fruitless == FRUITLESS_KICKS {
                 return;
             }
-            if mode.need_wakeup && !self.tx.needs_wakeup() {
+            // A driver that is polled does nothing between the polls.
+            let polled = mode.zero_copy && self.description.busy_poll.is_on();
+            if mode.need_wakeup && !polled && !self.tx.needs_wakeup() {
                 return;
             }
             self.counters.wakeups += 1;
@@ -343,8 +381,13 @@ impl XdpTx {
         );
         self.identification = self.identification.wrapping_add(1);
         path.marks.mark_used();
-        let checksum = (self.settings.ipv4_checksum || template.must_checksum())
-            .then(|| template.checksum_begin(payload));
+        let checksum = (self.settings.ipv4_checksum || template.must_checksum()).then(|| {
+            if self.settings.metadata {
+                template.pseudo_sum(payload)
+            } else {
+                template.checksum_begin(payload)
+            }
+        });
         Some((headers, checksum))
     }
 
@@ -385,7 +428,16 @@ impl XdpTx {
             let headers = filling.headers;
             let start = PAYLOAD_OFFSET - headers;
             let length = headers + filling.length;
-            if let Some(begin) = filling.checksum
+            let mut options = 0;
+            if self.settings.metadata {
+                let reach = (start - metadata::LENGTH, metadata::LENGTH + headers);
+                if let Some(pseudo) = filling.checksum
+                    && let Some(bytes) = filling.place.bytes(&self.handle.umem, reach.0, reach.1)
+                {
+                    header::request_checksum(bytes, pseudo);
+                    options = metadata::OPTION;
+                }
+            } else if let Some(begin) = filling.checksum
                 && let Some(frame) = filling.place.bytes(&self.handle.umem, start, length)
                 && let Some((head, payload)) = frame.split_at_mut_checked(headers)
                 && let Some(place) = head.get_mut(header::checksum_offset(headers)..)
@@ -400,7 +452,11 @@ impl XdpTx {
                 self.tx.push(Descriptor {
                     address,
                     length,
-                    options: if more { libc::XDP_PKT_CONTD } else { 0 },
+                    options: if more {
+                        options | libc::XDP_PKT_CONTD
+                    } else {
+                        options
+                    },
                 })
             });
             debug_assert!(pushed, "more chunks than TX ring entries");
@@ -484,7 +540,13 @@ impl OuterTx for XdpTx {
     }
 
     fn info(&self) -> DriverInfo {
-        self.description.info()
+        let mut info = self.description.info();
+        info.mode.push_str(match self.settings.metadata {
+            false => ", checksums in software",
+            true if self.description.mode.zero_copy => ", checksums by the card",
+            true => ", checksums by the kernel",
+        });
+        info
     }
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {

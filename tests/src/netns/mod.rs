@@ -7,6 +7,7 @@
 mod ethtool;
 mod netlink;
 mod route;
+mod sysfs;
 
 use std::fs;
 use std::io;
@@ -361,6 +362,20 @@ impl Namespace {
         let path = PathBuf::from("/proc/sys/net").join(name);
         self.run(|| fs::write(&path, value))
             .doing(|| format!("write {value} to {}", path.display()))
+    }
+
+    /// Writes an attribute of `link` that has its place in sysfs: `gro_flush_timeout`, say.
+    ///
+    /// # Errors
+    /// When the link or the attribute does not exist, or does not take the value.
+    pub fn set_link_attribute(
+        &self,
+        link: &str,
+        attribute: &str,
+        value: &str,
+    ) -> Result<(), NetError> {
+        self.run(|| sysfs::write(link, attribute, value))
+            .doing(|| format!("set {attribute} of {link} to {value}"))
     }
 
     /// The index of `link`.

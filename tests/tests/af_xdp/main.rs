@@ -5,6 +5,7 @@ mod bed;
 mod frames;
 mod jumbo;
 mod lifecycle;
+mod options;
 mod paths;
 mod receive;
 mod send;
@@ -21,5 +22,6 @@ fn main() -> ExitCode {
     let suite = frames::add(suite, needs);
     let suite = jumbo::add(suite, needs);
     let suite = lifecycle::add(suite, needs);
+    let suite = options::add(suite, needs);
     paths::add(suite, needs).main()
 }

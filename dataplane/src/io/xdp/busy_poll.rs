@@ -1,12 +1,13 @@
 //! Busy polling: the card's NAPI runs in the system calls that we make, not in interrupts
 //! (`Documentation/networking/napi.rst` in the kernel's sources).
 
-use std::fmt;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::error::XdpError;
-use super::socket::set_option;
+use super::socket::{get_option, set_option};
 
 /// How the sockets are to busy-poll.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,7 +68,12 @@ pub(super) enum BusyPolling {
     /// Nobody asked for it.
     Off,
     /// The kernel has taken all options.
-    On(BusyPoll),
+    On {
+        /// As it was wished.
+        how: BusyPoll,
+        /// What our system calls poll; 0 while the kernel knows no NAPI for the socket.
+        napi: AtomicU32,
+    },
     /// It has refused this one; none is set.
     Refused(&'static str, io::Error),
 }
@@ -75,20 +81,17 @@ pub(super) enum BusyPolling {
 impl BusyPolling {
     /// Sets the options on a socket that is bound.
     pub(super) fn enable(fd: BorrowedFd<'_>, wish: Option<BusyPoll>) -> Self {
-        let Some(wish) = wish else {
+        let Some(how) = wish else {
             return Self::Off;
         };
+        let microseconds = how.microseconds.cast_signed();
         let options = [
             (libc::SO_PREFER_BUSY_POLL, "SO_PREFER_BUSY_POLL", 1),
-            (
-                libc::SO_BUSY_POLL,
-                "SO_BUSY_POLL",
-                wish.microseconds.cast_signed(),
-            ),
+            (libc::SO_BUSY_POLL, "SO_BUSY_POLL", microseconds),
             (
                 libc::SO_BUSY_POLL_BUDGET,
                 "SO_BUSY_POLL_BUDGET",
-                i32::from(wish.budget),
+                i32::from(how.budget),
             ),
         ];
         for (option, name, value) in options {
@@ -100,11 +103,26 @@ impl BusyPolling {
                 return Self::Refused(name, source);
             }
         }
-        Self::On(wish)
+        Self::On {
+            how,
+            napi: AtomicU32::new(napi_id(fd)),
+        }
     }
 
-    pub(super) const fn is_on(&self) -> bool {
-        matches!(self, Self::On(_))
+    /// Whether a system call on the socket polls anything.
+    pub(super) fn polls(&self) -> bool {
+        match self {
+            Self::On { napi, .. } => napi.load(Relaxed) != 0,
+            Self::Off | Self::Refused(..) => false,
+        }
+    }
+
+    /// To be called after the first frame: kernels before 6.14 learn from that what there is to
+    /// poll. Later ones know it since the bind, in zero-copy mode, or never, in copy mode.
+    pub(super) fn learn(&self, fd: BorrowedFd<'_>) {
+        if let Self::On { napi, .. } = self {
+            napi.store(napi_id(fd), Relaxed);
+        }
     }
 }
 
@@ -113,10 +131,17 @@ impl fmt::Display for BusyPolling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Off => Ok(()),
-            Self::On(BusyPoll {
-                microseconds,
-                budget,
-            }) => write!(f, ", busy poll ({microseconds} µs, {budget} frames)"),
+            Self::On { how, napi } => {
+                let BusyPoll {
+                    microseconds,
+                    budget,
+                } = how;
+                write!(f, ", busy poll ({microseconds} µs, {budget} frames")?;
+                match napi.load(Relaxed) {
+                    0 => f.write_str(", nothing to poll: the kernel knows no NAPI for it)"),
+                    napi => write!(f, ", NAPI {napi})"),
+                }
+            }
             Self::Refused(option, error) => write!(f, ", no busy poll ({option}: {error})"),
         }
     }
@@ -125,6 +150,14 @@ impl fmt::Display for BusyPolling {
 fn set(fd: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: all three options take an integer.
     unsafe { set_option(fd, libc::SOL_SOCKET, option, &value) }
+}
+
+/// The NAPI that a socket's system calls poll; 0 while the kernel knows none.
+fn napi_id(fd: BorrowedFd<'_>) -> u32 {
+    let mut id = 0u32;
+    // SAFETY: the option is an integer.
+    let answer = unsafe { get_option(fd, libc::SOL_SOCKET, libc::SO_INCOMING_NAPI_ID, &mut id) };
+    answer.map_or(0, |()| id)
 }
 
 #[cfg(test)]
@@ -163,26 +196,29 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let preferred = || {
             let mut value: libc::c_int = -1;
-            let mut length = size_of_val(&value) as u32;
-            // SAFETY: `value` is an integer of `length` bytes, which the option fills.
-            let result = unsafe {
-                libc::getsockopt(
-                    std::os::fd::AsRawFd::as_raw_fd(&socket),
+            // SAFETY: the option is an integer.
+            let answer = unsafe {
+                get_option(
+                    socket.as_fd(),
                     libc::SOL_SOCKET,
                     libc::SO_PREFER_BUSY_POLL,
-                    (&raw mut value).cast(),
-                    &raw mut length,
+                    &mut value,
                 )
             };
-            assert_eq!(result, 0);
+            answer.unwrap();
             value
         };
         let off = BusyPolling::enable(socket.as_fd(), None);
         assert_eq!((off.to_string().as_str(), preferred()), ("", 0));
         let wish = BusyPoll::default();
         match BusyPolling::enable(socket.as_fd(), Some(wish)) {
-            on @ BusyPolling::On(_) => {
-                assert_eq!(on.to_string(), ", busy poll (20 µs, 64 frames)");
+            on @ BusyPolling::On { .. } => {
+                let text = on.to_string();
+                assert!(
+                    text.starts_with(", busy poll (20 µs, 64 frames, nothing to poll"),
+                    "{text}"
+                );
+                assert!(!on.polls(), "a socket that has received nothing");
                 assert_eq!(preferred(), 1);
             }
             refused => {

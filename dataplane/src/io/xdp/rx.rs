@@ -320,6 +320,9 @@ impl OuterRx for XdpRx {
             });
         }
         let count = datagrams.len();
+        if self.counters.datagrams == 0 {
+            self.description.busy_poll.learn((*self.handle).as_fd());
+        }
         self.counters.datagrams += count as u64;
         if count > 0 {
             handle(&mut datagrams);
@@ -330,7 +333,7 @@ impl OuterRx for XdpRx {
     }
 
     fn busy_poll(&mut self) -> bool {
-        if !self.description.busy_poll.is_on() {
+        if !self.description.busy_poll.polls() {
             return false;
         }
         self.counters.busy_polls += 1;

@@ -308,12 +308,11 @@ impl Handle {
             tx_ring_empty_descs: 0,
         };
         // SAFETY: `xdp_statistics` is integers only.
-        unsafe { get_option(self.as_fd(), libc::XDP_STATISTICS, &mut raw) }.map_err(|source| {
-            XdpError::Option {
+        unsafe { get_option(self.as_fd(), libc::SOL_XDP, libc::XDP_STATISTICS, &mut raw) }
+            .map_err(|source| XdpError::Option {
                 option: "XDP_STATISTICS",
                 source,
-            }
-        })?;
+            })?;
         Ok(SocketStatistics {
             rx_dropped: raw.rx_dropped,
             rx_invalid_descs: raw.rx_invalid_descs,
@@ -327,12 +326,11 @@ impl Handle {
     fn is_zero_copy(&self) -> Result<bool, XdpError> {
         let mut options = libc::xdp_options { flags: 0 };
         // SAFETY: `xdp_options` is one integer.
-        unsafe { get_option(self.as_fd(), libc::XDP_OPTIONS, &mut options) }.map_err(|source| {
-            XdpError::Option {
+        unsafe { get_option(self.as_fd(), libc::SOL_XDP, libc::XDP_OPTIONS, &mut options) }
+            .map_err(|source| XdpError::Option {
                 option: "XDP_OPTIONS",
                 source,
-            }
-        })?;
+            })?;
         Ok(options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
     }
 }
@@ -490,12 +488,12 @@ fn mmap_offsets(fd: BorrowedFd<'_>) -> Result<libc::xdp_mmap_offsets, XdpError> 
         cr: NONE,
     };
     // SAFETY: `xdp_mmap_offsets` is integers only.
-    unsafe { get_option(fd, libc::XDP_MMAP_OFFSETS, &mut offsets) }.map_err(|source| {
-        XdpError::Option {
+    unsafe { get_option(fd, libc::SOL_XDP, libc::XDP_MMAP_OFFSETS, &mut offsets) }.map_err(
+        |source| XdpError::Option {
             option: "XDP_MMAP_OFFSETS",
             source,
-        }
-    })?;
+        },
+    )?;
     Ok(offsets)
 }
 
@@ -558,14 +556,19 @@ pub(super) unsafe fn set_option<T>(
 
 /// # Safety
 /// Any bytes must be a valid `T`.
-unsafe fn get_option<T>(fd: BorrowedFd<'_>, option: libc::c_int, value: &mut T) -> io::Result<()> {
+pub(super) unsafe fn get_option<T>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &mut T,
+) -> io::Result<()> {
     let mut length = size_of::<T>() as u32;
     // SAFETY: the kernel writes at most `length` bytes to `value`, which has that many, and the
     // caller vouches that they make a valid `T`.
     let result = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
-            libc::SOL_XDP,
+            level,
             option,
             (&raw mut *value).cast(),
             &raw mut length,

@@ -255,7 +255,7 @@ impl XdpTx {
                 return;
             }
             // A driver that is polled does nothing between the polls.
-            let polled = mode.zero_copy && self.description.busy_poll.is_on();
+            let polled = mode.zero_copy && self.description.busy_poll.polls();
             if mode.need_wakeup && !polled && !self.tx.needs_wakeup() {
                 return;
             }

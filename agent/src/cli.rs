@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringspan::control::kubespan::resource::Kind;
 
-use crate::config::{MAX_SPIN_MICROS, OuterDriver};
+use crate::config::{MAX_BUSY_POLL_MICROS, MAX_SPIN_MICROS, OuterDriver};
 
 const AFTER_HELP: &str = "\
 Exit status:
@@ -107,6 +107,14 @@ pub(crate) struct Up {
           default_missing_value = "2000",
           value_parser = clap::value_parser!(u16).range(0..=i64::from(MAX_SPIN_MICROS)))]
     pub(crate) spin: Option<u16>,
+
+    /// Have workers run the card's NAPI themselves (busy polling, of AF_XDP), for so many
+    /// microseconds a poll (20 if none are given), above the file. For idle cores, with --spin; and
+    /// with interrupts of the card deferred: see napi_defer_hard_irqs in docs/af-xdp.md
+    #[arg(long, value_name = "MICROS", num_args = 0..=1, require_equals = true,
+          default_missing_value = "20",
+          value_parser = clap::value_parser!(u16).range(0..=i64::from(MAX_BUSY_POLL_MICROS)))]
+    pub(crate) busy_poll: Option<u16>,
 
     /// Check the configuration, start nothing
     #[arg(long)]

@@ -60,6 +60,7 @@ pub(crate) fn run(options: &Up) -> Result<(), Failure> {
         driver: options.outer,
         interface: options.interface.clone(),
         spin: options.spin,
+        busy_poll: options.busy_poll,
     };
     let Loaded { config, notes } = config::load(&options.config, &overrides)?;
     if options.check {

@@ -22,6 +22,8 @@ pub enum Need {
     Bpf,
     /// AF_XDP sockets: a kernel with `CONFIG_XDP_SOCKETS`, and `CAP_NET_RAW`.
     AfXdp,
+    /// Huge pages of 2 MiB whose number may be changed.
+    HugePages,
     /// A program on `PATH` (or in `/usr/sbin`, `/sbin`), by its name.
     Program(&'static str),
     /// A kernel without WireGuard: where it has it, `wg-quick` takes no other.
@@ -51,6 +53,7 @@ impl Need {
                     .map(|name| format!("needs {name} to load XDP programs: run as root")),
             },
             Self::AfXdp => af_xdp(),
+            Self::HugePages => huge_pages(),
             Self::Program(name) => program(name).is_none().then(|| {
                 format!(
                     "needs the program {name}: apt-get install {}",
@@ -138,6 +141,15 @@ fn tun_device() -> Option<String> {
         .open(path)
         .err()
         .map(|error| format!("needs {}: {error}", path.display()))
+}
+
+fn huge_pages() -> Option<String> {
+    let path = Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .err()
+        .map(|error| format!("needs to change {}: {error}", path.display()))
 }
 
 fn af_xdp() -> Option<String> {

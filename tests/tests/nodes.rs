@@ -12,6 +12,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use ringspan::control::{PeerSpec, PeerState};
 use ringspan::crypto::{PresharedKey, PrivateKey};
+use ringspan::io::xdp::{BusyPoll, TxChecksum, XdpConfig, XdpDriver, XdpProgram};
 use ringspan::runtime::wishes::XdpSend;
 use ringspan::{Dataplane, Inner, Outer};
 use ringspan_tests::harness::{Suite, TestResult};
@@ -310,8 +311,101 @@ fn auto_chooses_who_sends() -> TestResult {
     Ok(())
 }
 
+/// Every option at once, on a pair that carries traffic: the drivers say what became of each.
+fn options_are_told() -> TestResult {
+    let spaces = [Namespace::new("options a")?, Namespace::new("options b")?];
+    Veth::default().join(&spaces[0], OUTER, &spaces[1], OUTER)?;
+    let [a, b] = spaces;
+    let outer = || {
+        Outer::xdp(OUTER)
+            .busy_poll(BusyPoll::default())
+            .tx_checksum(TxChecksum::Device)
+    };
+    let start =
+        |namespace, number| Node::start_with(namespace, number, outer(), Inner::tun(TUNNEL));
+    let (a, b) = (start(a, 1)?, start(b, 2)?);
+    a.plane.control().apply(&[b.spec(1)])?;
+    b.plane.control().apply(&[a.spec(1)])?;
+    let server = b.namespace.run(|| tcp::Server::start(b.inner[0]))?;
+    let address = server.address();
+    let moved = a
+        .namespace
+        .run(|| tcp::transfer(address, TRANSFER, TRANSFER, PATIENCE, |_| true))?;
+    assert_eq!((moved.uploaded, moved.downloaded), (TRANSFER, TRANSFER));
+    for plane in [&a.plane, &b.plane] {
+        let drivers = plane.drivers();
+        let mode = |port: &str| {
+            let mut found = drivers.iter();
+            let found = found.find(|r| r.port == port && r.info.driver == "xdp");
+            found.map(|r| r.info.mode.clone()).unwrap_or_default()
+        };
+        assert!(mode("outer rx").contains("busy poll (20 µs, 64 frames"));
+        let sent = mode("outer tx");
+        assert!(sent.contains("checksums by the kernel"), "{sent}");
+        assert!(plane.notes().is_empty(), "{:?}", plane.notes());
+    }
+    let (a, b) = (clean_end(a)?, clean_end(b)?);
+    drop((a, b));
+    Ok(())
+}
+
+/// A wrong value is the caller's, and no reason to do without AF_XDP.
+fn a_wrong_busy_poll_is_an_error() -> TestResult {
+    let namespace = Namespace::new("wrong")?;
+    let wrong = BusyPoll {
+        microseconds: 10_001,
+        ..BusyPoll::default()
+    };
+    let builder = Dataplane::builder(PrivateKey::from([1; 32]))
+        .outer(Outer::auto("absent0").busy_poll(wrong))
+        .inner(Inner::tun(TUNNEL));
+    let error = namespace.run(|| builder.start()).unwrap_err().to_string();
+    assert!(
+        error.contains("10001") && error.contains("1 to 10000 µs"),
+        "{error}"
+    );
+    Ok(())
+}
+
+/// The other end does not look into its queue, so that nothing that is sent comes back: a note says
+/// so where AF_XDP was asked for.
+fn a_silent_tx_ring_is_told() -> TestResult {
+    let spaces = [Namespace::new("silent")?, Namespace::new("deaf")?];
+    Veth::default().join(&spaces[0], OUTER, &spaces[1], OUTER)?;
+    let (_program, _queues) = spaces[1]
+        .run(|| {
+            let mut program = XdpProgram::load(&[1])?;
+            let queues = XdpDriver::open(OUTER, &mut program, &XdpConfig::default())?;
+            Ok::<_, Box<dyn Error + Send + Sync>>((program, queues))
+        })
+        .map_err(|error| error.to_string())?;
+    spaces[1].set_link_attribute(OUTER, "gro_flush_timeout", "60000000000")?;
+    spaces[1].set_link_attribute(OUTER, "napi_defer_hard_irqs", "1000")?;
+    // Its queue is looked at for this one, and from then on put off.
+    spaces[0].add_address(OUTER, network(IpAddr::from([192, 0, 2, 1]))?)?;
+    spaces[0].run(|| std::net::UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", "192.0.2.9:9"))?;
+    let builder = Dataplane::builder(PrivateKey::from([1; 32]))
+        .outer(Outer::xdp(OUTER))
+        .inner(Inner::tun(TUNNEL));
+    let plane = spaces[0].run(|| builder.start())?;
+    let notes = plane.notes().join("; ");
+    assert!(
+        notes.contains("queue 0 of outer0") && notes.contains("may be lost"),
+        "{notes}"
+    );
+    plane.shutdown()?;
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let mut suite = Suite::new()
+        .test("options_are_told", &NEEDS, options_are_told)
+        .test(
+            "a_wrong_busy_poll_is_an_error",
+            &NEEDS,
+            a_wrong_busy_poll_is_an_error,
+        )
+        .test("a_silent_tx_ring_is_told", &NEEDS, a_silent_tx_ring_is_told)
         .test("auto_falls_back_with_a_reason", &NEEDS, auto_falls_back)
         .test("auto_chooses_who_sends", &NEEDS, auto_chooses_who_sends);
     for (name, driver) in Driver::ALL {

@@ -8,7 +8,8 @@ use ringspan::crypto::{PresharedKey, PrivateKey, PublicKey};
 
 use super::error::{Invalid, Place, Problem, Shown};
 use super::{
-    EndpointName, LogLevel, Note, OuterDriver, OuterSend, Overrides, Routes, XdpMode, value,
+    EndpointName, LogLevel, Note, OuterDriver, OuterSend, Overrides, Routes, TxChecksum, XdpMode,
+    value,
 };
 
 /// A value and where it stands.
@@ -34,6 +35,9 @@ pub(super) enum Setting {
     OuterInterface,
     OuterSend,
     XdpMode,
+    BusyPoll,
+    BusyPollBudget,
+    TxChecksum,
     Workers,
     Spin,
     Log,
@@ -64,6 +68,9 @@ pub(super) struct Draft {
     pub(super) outer_interface: Option<String>,
     pub(super) send: OuterSend,
     pub(super) xdp_mode: XdpMode,
+    pub(super) busy_poll: u16,
+    pub(super) busy_poll_budget: Option<NonZeroU16>,
+    pub(super) tx_checksum: TxChecksum,
     pub(super) workers: Option<NonZeroUsize>,
     pub(super) spin: u16,
     pub(super) log: LogLevel,
@@ -121,6 +128,11 @@ impl Draft {
             }
             Setting::OuterSend => self.send = value::outer_send(text)?,
             Setting::XdpMode => self.xdp_mode = value::xdp_mode(text)?,
+            Setting::BusyPoll => self.busy_poll = value::busy_poll(text)?,
+            Setting::BusyPollBudget => {
+                self.busy_poll_budget = Some(value::busy_poll_budget(text)?);
+            }
+            Setting::TxChecksum => self.tx_checksum = value::tx_checksum(text)?,
             Setting::Workers => self.workers = value::workers(text)?,
             Setting::Spin => self.spin = value::spin(text)?,
             Setting::Log => self.log = value::log_level(text)?,
@@ -156,6 +168,9 @@ impl Draft {
         }
         if let Some(spin) = overrides.spin {
             self.spin = spin;
+        }
+        if let Some(busy_poll) = overrides.busy_poll {
+            self.busy_poll = busy_poll;
         }
         if let Some(driver) = overrides.driver {
             self.driver = driver;

@@ -34,6 +34,10 @@ pub(crate) const DEFAULT_MTU: u16 = 1420;
 
 /// The longest polling before sleep that can be asked for, in microseconds.
 pub(crate) const MAX_SPIN_MICROS: u16 = 10_000;
+/// The longest time of a busy poll, in microseconds.
+pub(crate) const MAX_BUSY_POLL_MICROS: u16 = 10_000;
+const _: () = assert!(MAX_BUSY_POLL_MICROS as u32 == ringspan::io::xdp::MAX_BUSY_POLL_MICROS);
+
 const _: () = assert!(MAX_SPIN_MICROS as u128 == ringspan::runtime::spin::MAX_SPIN.as_micros());
 
 /// Everything that `ringspan up` has to know. Only [`load`] makes one, so it has passed every
@@ -95,6 +99,11 @@ pub(crate) struct OuterChoice {
     pub(crate) interface: Option<String>,
     pub(crate) send: OuterSend,
     pub(crate) mode: XdpMode,
+    /// Microseconds of a busy poll; 0: the card's interrupts are waited for.
+    pub(crate) busy_poll: u16,
+    /// Frames that one busy poll may take; `None`: the data plane's own number.
+    pub(crate) busy_poll_budget: Option<NonZeroU16>,
+    pub(crate) tx_checksum: TxChecksum,
 }
 
 /// Who sends where AF_XDP receives.
@@ -119,6 +128,18 @@ pub(crate) enum XdpMode {
     Copy,
     /// Behind the card's driver, copying.
     Generic,
+}
+
+/// Who computes the checksums of what AF_XDP sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum TxChecksum {
+    /// The card where it can, else this program.
+    #[default]
+    Auto,
+    /// This program.
+    Software,
+    /// Whoever sends: the card, or in copy mode the kernel.
+    Device,
 }
 
 /// The outer driver asked for.
@@ -192,6 +213,7 @@ pub(crate) struct Overrides {
     pub(crate) driver: Option<OuterDriver>,
     pub(crate) interface: Option<String>,
     pub(crate) spin: Option<u16>,
+    pub(crate) busy_poll: Option<u16>,
 }
 
 /// A configuration, and what its author should know about it.

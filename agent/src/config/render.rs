@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Config, OuterSend, Routes, XdpMode};
+use super::{Config, OuterSend, Routes, TxChecksum, XdpMode};
 
 fn secret(bytes: &[u8; 32]) -> String {
     STANDARD.encode(bytes)
@@ -53,6 +53,15 @@ pub(super) fn toml(config: &Config) -> String {
         XdpMode::Auto => "mode = \"auto\"".into(),
         XdpMode::Copy => "mode = \"copy\"".into(),
         XdpMode::Generic => "mode = \"generic\"".into(),
+    });
+    line(format!("busy_poll = {}", config.outer.busy_poll));
+    if let Some(budget) = config.outer.busy_poll_budget {
+        line(format!("busy_poll_budget = {budget}"));
+    }
+    line(match config.outer.tx_checksum {
+        TxChecksum::Auto => "tx_checksum = \"auto\"".into(),
+        TxChecksum::Software => "tx_checksum = \"software\"".into(),
+        TxChecksum::Device => "tx_checksum = \"device\"".into(),
     });
     line("[runtime]".into());
     line(format!(

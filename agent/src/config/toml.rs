@@ -60,6 +60,9 @@ const OUTER: &Known = &[
     ("interface", Kind::Text, Setting::OuterInterface),
     ("send", Kind::Text, Setting::OuterSend),
     ("mode", Kind::Text, Setting::XdpMode),
+    ("busy_poll", Kind::Integer, Setting::BusyPoll),
+    ("busy_poll_budget", Kind::Integer, Setting::BusyPollBudget),
+    ("tx_checksum", Kind::Text, Setting::TxChecksum),
 ];
 
 const RUNTIME: &Known = &[

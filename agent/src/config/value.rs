@@ -10,7 +10,10 @@ use ringspan::crypto::PublicKey;
 
 use super::error::{Problem, Shown};
 use super::suggest::DidYouMean;
-use super::{LogLevel, MAX_SPIN_MICROS, OuterDriver, OuterSend, Routes, XdpMode};
+use super::{
+    LogLevel, MAX_BUSY_POLL_MICROS, MAX_SPIN_MICROS, OuterDriver, OuterSend, Routes, TxChecksum,
+    XdpMode,
+};
 
 /// Where a peer may be reached, before names are looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -194,6 +197,37 @@ pub(super) fn spin(text: &str) -> Result<u16, Problem> {
         "0 to 10000 microseconds of polling before sleep; 0 is none",
     )
     .map(|micros| micros as u16)
+}
+
+/// Microseconds of a busy poll.
+pub(super) fn busy_poll(text: &str) -> Result<u16, Problem> {
+    number(
+        text,
+        0,
+        MAX_BUSY_POLL_MICROS.into(),
+        "1 to 10000 microseconds of a busy poll, or 0 for none",
+    )
+    .map(|micros| micros as u16)
+}
+
+/// Frames of a busy poll.
+pub(super) fn busy_poll_budget(text: &str) -> Result<NonZeroU16, Problem> {
+    const WANTED: &str = "1 to 65535 frames of a busy poll; 64 suits most cards";
+    let frames = number(text, 1, u64::from(u16::MAX), WANTED)?;
+    NonZeroU16::new(frames as u16).ok_or_else(|| Problem::OutOfRange {
+        value: Shown::new(text),
+        wanted: WANTED,
+    })
+}
+
+/// Who computes checksums.
+pub(super) fn tx_checksum(text: &str) -> Result<TxChecksum, Problem> {
+    let known = [
+        ("auto", TxChecksum::Auto),
+        ("software", TxChecksum::Software),
+        ("device", TxChecksum::Device),
+    ];
+    choice(text, "auto, software and device", &known)
 }
 
 /// `true` or `false`.

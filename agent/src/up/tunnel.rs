@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use ringspan::control::uapi::{UapiServer, UapiSocket};
 use ringspan::crypto::PublicKey;
+use ringspan::io::xdp::{self, BusyPoll};
 use ringspan::runtime::wishes::XdpSend;
 use ringspan::{Dataplane, Inner, Outer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::UpError;
-use crate::config::{Config, OuterChoice, OuterDriver, OuterSend, PeerConfig, XdpMode};
+use crate::config::{Config, OuterChoice, OuterDriver, OuterSend, PeerConfig, TxChecksum, XdpMode};
 use crate::net::{self, Fate, LinkWatch, Setup, interface_index};
 use crate::resolve::{Known, Resolver, specs};
 use crate::signals::EndSignals;
@@ -110,6 +111,18 @@ pub(crate) fn outer(choice: &OuterChoice, card: Option<String>) -> Outer {
         XdpMode::Copy => outer.copy_only(),
         XdpMode::Generic => outer.generic_only(),
     };
+    let outer = match (choice.busy_poll, BusyPoll::default()) {
+        (0, _) => outer,
+        (microseconds, usual) => outer.busy_poll(BusyPoll {
+            microseconds: microseconds.into(),
+            budget: choice.busy_poll_budget.map_or(usual.budget, u16::from),
+        }),
+    };
+    let outer = outer.tx_checksum(match choice.tx_checksum {
+        TxChecksum::Auto => xdp::TxChecksum::Auto,
+        TxChecksum::Software => xdp::TxChecksum::Software,
+        TxChecksum::Device => xdp::TxChecksum::Device,
+    });
     match choice.send {
         OuterSend::Auto => outer.send(XdpSend::Auto),
         OuterSend::Xdp => outer.send(XdpSend::Both),

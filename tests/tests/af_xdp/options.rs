@@ -81,13 +81,10 @@ fn busy_polling_does_the_card_s_work() -> TestResult {
     socket.send_to(b"first", to)?;
     assert_eq!(receive(&mut rx, 1).len(), 1);
     let mode = rx.info().mode;
-    println!("busy polling: {mode}");
     assert!(mode.contains("busy poll (20 µs, 64 frames, "), "{mode}");
     if mode.contains("nothing to poll: the kernel knows no NAPI") {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-        let mut numbers = release.split('.').map_while(|number| number.parse().ok());
-        let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        assert!(version >= (6, 14), "Linux {release} knows it: {mode}");
+        let version = linux()?;
+        assert!(version >= (6, 14), "Linux {version:?} knows it: {mode}");
         assert!(!rx.busy_poll());
         assert_eq!(statistic(&rx, "rx_busy_polls"), 0, "calls for nothing");
         socket.send_to(b"by interrupt", to)?;
@@ -116,6 +113,13 @@ fn busy_polling_does_the_card_s_work() -> TestResult {
     }
     assert_eq!(statistic(&rx, "rx_busy_polls"), before + 9);
     Ok(())
+}
+
+/// The kernel's version.
+fn linux() -> io::Result<(u32, u32)> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split('.').map_while(|number| number.parse().ok());
+    Ok((numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)))
 }
 
 fn statistic(rx: &XdpRx, name: &str) -> u64 {
@@ -178,7 +182,13 @@ fn whoever_sends_completes_checksums() -> TestResult {
             let (_program, _rx, tx) = bed.open_one(&config)?;
             let mut tx = tx.ok_or("a sending half")?;
             let info = tx.info().mode;
-            assert!(info.ends_with("checksums by the kernel"), "{info}");
+            let by_kernel = info.ends_with("checksums by the kernel");
+            // Below 6.8 the kernel has no metadata: nothing else than the checksum's author changes.
+            assert_eq!(by_kernel, linux()? >= (6, 8), "{info}");
+            assert!(
+                by_kernel || info.ends_with("checksums in software"),
+                "{info}"
+            );
             for (near, far) in FAMILIES {
                 let socket = bed.socket(far)?;
                 let to = socket.local_addr()?;
@@ -197,7 +207,7 @@ fn whoever_sends_completes_checksums() -> TestResult {
                     let udp = wire.next(to)?;
                     assert_eq!(udp.datagram.len(), 8 + expected.len());
                     let (whole, partial) = udp.sums();
-                    if offload {
+                    if by_kernel && offload {
                         assert_eq!(udp.checksum(), partial, "the sum of the pseudo-header");
                     } else {
                         assert_eq!(whole, 0xffff, "{mode} {far}: wrong on the wire");

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::super::{
     Config, EndpointName, LogLevel, OuterChoice, OuterDriver, OuterSend, PeerConfig, Routes,
-    XdpMode, render,
+    TxChecksum, XdpMode, render,
 };
 use super::{PRIVATE, read};
 
@@ -48,6 +48,9 @@ fn plausible_line() -> impl Strategy<Value = String> {
         "nested_allowed_ips",
         "driver",
         "interface",
+        "busy_poll",
+        "busy_poll_budget",
+        "tx_checksum",
         "workers",
         "spin",
         "log",
@@ -128,13 +131,23 @@ fn config() -> impl Strategy<Value = Config> {
     let interface = proptest::option::of("[a-z][a-z0-9.]{0,14}");
     let send = prop::sample::select(vec![OuterSend::Auto, OuterSend::Xdp, OuterSend::Udp]);
     let mode = prop::sample::select(vec![XdpMode::Auto, XdpMode::Copy, XdpMode::Generic]);
-    let outer =
-        (driver, interface, send, mode).prop_map(|(driver, interface, send, mode)| OuterChoice {
+    let tx_checksum = prop::sample::select(vec![
+        TxChecksum::Auto,
+        TxChecksum::Software,
+        TxChecksum::Device,
+    ]);
+    let polling = (0..=10_000u16, any::<u16>(), tx_checksum);
+    let outer = (driver, interface, send, mode, polling).prop_map(
+        |(driver, interface, send, mode, (busy_poll, budget, tx_checksum))| OuterChoice {
             driver,
             interface,
             send,
             mode,
-        });
+            busy_poll,
+            busy_poll_budget: NonZeroU16::new(budget),
+            tx_checksum,
+        },
+    );
     let log = prop::sample::select(vec![LogLevel::Off, LogLevel::Warn, LogLevel::Trace]);
     (
         (

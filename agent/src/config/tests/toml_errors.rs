@@ -1,6 +1,6 @@
 use std::num::NonZeroU16;
 
-use super::super::{Config, LogLevel, OuterDriver, OuterSend, Routes, XdpMode};
+use super::super::{Config, LogLevel, OuterDriver, OuterSend, Routes, TxChecksum, XdpMode};
 use super::{OWN_PUBLIC, PEER_A, PEER_B, PRIVATE, error, read, says};
 
 /// A configuration whose line 5 is `line`, in section `[interface]`.
@@ -33,6 +33,9 @@ fn the_defaults() {
     assert_eq!(config.routes, Routes::Auto);
     assert_eq!(config.outer.driver, OuterDriver::Auto);
     assert_eq!(config.outer.interface, None);
+    assert_eq!(config.outer.busy_poll, 0);
+    assert_eq!(config.outer.busy_poll_budget, None);
+    assert_eq!(config.outer.tx_checksum, TxChecksum::Auto);
     assert_eq!(config.workers, None);
     assert_eq!(config.spin, 0);
     assert_eq!(config.log, LogLevel::Info);
@@ -56,6 +59,9 @@ fn values_of_every_kind() {
         interface = "eth0.7"
         send = "udp"
         mode = "generic"
+        busy_poll = 20
+        busy_poll_budget = 128
+        tx_checksum = "device"
         [runtime]
         workers = 4
         spin = 50
@@ -82,6 +88,9 @@ fn values_of_every_kind() {
     assert_eq!(config.outer.interface.as_deref(), Some("eth0.7"));
     assert_eq!(config.outer.send, OuterSend::Udp);
     assert_eq!(config.outer.mode, XdpMode::Generic);
+    assert_eq!(config.outer.busy_poll, 20);
+    assert_eq!(config.outer.busy_poll_budget, NonZeroU16::new(128));
+    assert_eq!(config.outer.tx_checksum, TxChecksum::Device);
     assert_eq!(config.workers.unwrap().get(), 4);
     assert_eq!(config.spin, 50);
     let a = &config.peers[0];
@@ -180,6 +189,18 @@ fn bad_values_say_line_key_value_and_way_out() {
         (
             "[outer]\nmode = \"zero-copy\"",
             &[":6: outer.mode: ", "auto, copy and generic"],
+        ),
+        (
+            "[outer]\nbusy_poll = 10001",
+            &[":6: outer.busy_poll: ", "\"10001\"", "1 to 10000"],
+        ),
+        (
+            "[outer]\nbusy_poll_budget = 0",
+            &[":6: outer.busy_poll_budget: ", "\"0\"", "1 to 65535"],
+        ),
+        (
+            "[outer]\ntx_checksum = \"card\"",
+            &[":6: outer.tx_checksum: ", "auto, software and device"],
         ),
         (
             "[runtime]\nlog = \"inof\"",

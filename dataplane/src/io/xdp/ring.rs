@@ -153,6 +153,11 @@ impl<T: FromBytes + IntoBytes + Copy> Producer<T> {
         })
     }
 
+    /// Entries that the ring has.
+    pub(super) const fn capacity(&self) -> u32 {
+        self.area.capacity()
+    }
+
     /// Entries that can be pushed now; asks the other side only when fewer than `wanted` are
     /// known to be free.
     pub(super) fn room(&mut self, wanted: u32) -> u32 {

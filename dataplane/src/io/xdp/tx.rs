@@ -181,9 +181,8 @@ impl XdpTx {
     /// Sends a frame of the caller's own, as it is; false when it does not get as far as the
     /// kernel.
     pub(super) fn send_frame(&mut self, frame: &[u8]) -> bool {
-        let mut place = match self.free_place(frame.len()) {
-            Some(place) => place,
-            None => return false,
+        let Some(mut place) = self.free_place(frame.len()) else {
+            return false;
         };
         if let Some(bytes) = place.bytes(&self.handle.umem, PAYLOAD_OFFSET, frame.len()) {
             bytes.copy_from_slice(frame);
@@ -213,8 +212,15 @@ impl XdpTx {
     /// Takes sent frames back.
     fn reap(&mut self) {
         let mut any = false;
-        while let Some(address) = self.completion.pop() {
+        // Linux 6.1 completes frames before it takes them out of the TX ring: no more may
+        // come back than there is room for, or some later push would fail.
+        let room = self.tx.room(self.tx.capacity()) as usize;
+        let mut held = self.free.len() + self.filling.iter().map(Filling::chunks).sum::<usize>();
+        while held < room
+            && let Some(address) = self.completion.pop()
+        {
             any = true;
+            held += 1;
             // SAFETY: the completion ring returns the frames of this socket's TX ring, each
             // entry is popped once, and their tokens were surrendered to that ring.
             match unsafe { self.handle.umem.reclaim(address) } {

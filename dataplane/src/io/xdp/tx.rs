@@ -163,13 +163,16 @@ impl XdpTx {
     /// Where the frames are at this moment.
     #[must_use]
     pub fn frames(&self) -> TxFrames {
-        let filling: usize = self.filling.iter().map(|f| f.place.chunks()).sum();
         TxFrames {
             total: self.free.total(),
-            free: self.free.len() + filling,
+            free: self.free.len() + self.filling_chunks(),
             tx_ring: self.tx.pending() as usize,
             completion_ring: self.completion.waiting() as usize,
         }
+    }
+
+    fn filling_chunks(&self) -> usize {
+        self.filling.iter().map(|f| f.place.chunks()).sum()
     }
 
     /// What the kernel counts for the socket; all 0 if it does not tell.
@@ -187,17 +190,15 @@ impl XdpTx {
         if let Some(bytes) = place.bytes(&self.handle.umem, PAYLOAD_OFFSET, frame.len()) {
             bytes.copy_from_slice(frame);
         }
-        // A frame this short is never a run where there are single chunks.
-        let Place::One(chunk) = place else {
-            self.put_back(place);
-            return false;
-        };
         let errors = self.counters.wakeup_errors;
-        let pushed = self.tx.push(Descriptor {
-            address: chunk.surrender(PAYLOAD_OFFSET),
-            length: frame.len() as u32,
-            options: 0,
-        });
+        let pushed = push(
+            &mut self.tx,
+            &mut self.free,
+            place,
+            PAYLOAD_OFFSET,
+            frame.len(),
+            0,
+        );
         self.tx.publish();
         self.kick();
         pushed && self.counters.wakeup_errors == errors
@@ -215,7 +216,7 @@ impl XdpTx {
         // Linux 6.1 completes frames before it takes them out of the TX ring: no more may
         // come back than there is room for, or some later push would fail.
         let room = self.tx.room(self.tx.capacity()) as usize;
-        let mut held = self.free.len() + self.filling.iter().map(Filling::chunks).sum::<usize>();
+        let mut held = self.free.len() + self.filling_chunks();
         while held < room
             && let Some(address) = self.completion.pop()
         {
@@ -453,24 +454,40 @@ impl XdpTx {
             // Never full: the ring has an entry for every chunk.
             let several = start + length > CHUNK_SIZE;
             self.counters.multi_buffer += u64::from(several);
-            let mut parts = self.free.surrender(filling.place, start, length);
-            let pushed = parts.all(|(address, length, more)| {
-                self.tx.push(Descriptor {
-                    address,
-                    length,
-                    options: if more {
-                        options | libc::XDP_PKT_CONTD
-                    } else {
-                        options
-                    },
-                })
-            });
+            let pushed = push(
+                &mut self.tx,
+                &mut self.free,
+                filling.place,
+                start,
+                length,
+                options,
+            );
             debug_assert!(pushed, "more chunks than TX ring entries");
             accepted += usize::from(pushed);
         }
         self.tx.publish();
         accepted
     }
+}
+
+/// Puts the `length` bytes of `place` from `start` on into the TX ring; false where it had no room,
+/// which its size rules out: it has an entry for every chunk.
+fn push(
+    tx: &mut Producer<Descriptor>,
+    free: &mut SendChunks,
+    place: Place,
+    start: usize,
+    length: usize,
+    options: u32,
+) -> bool {
+    let mut parts = free.surrender(place, start, length);
+    parts.all(|(address, length, more)| {
+        tx.push(Descriptor {
+            address,
+            length,
+            options: options | if more { libc::XDP_PKT_CONTD } else { 0 },
+        })
+    })
 }
 
 /// Whether a send failed only for the moment.

@@ -8,39 +8,28 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use ringspan_xdp_common::UdpFrame;
 
+use super::outlet::Outlet;
 use super::path::{PathKey, PathReader};
 use super::queue::Description;
-use super::ring::{Consumer, Descriptor, Producer};
-use super::socket::{Handle, SocketStatistics};
-use super::umem::Chunk;
+use super::rx_frames::{RxFrames, RxSide};
+use super::socket::SocketStatistics;
 use crate::engine::port::{Datagram, DriverInfo, Ecn, MAX_BATCH, OuterRx, Pollable};
 use crate::mesh::Endpoint;
 
 /// Receives the datagrams of one queue.
 ///
 /// Its frames circulate between it and the kernel: fill ring → kernel → RX ring → lent to the
-/// engine in place → fill ring. They are never the sending half's.
+/// engine in place → fill ring. They are never the sending half's. An inner queue that shares the
+/// UMEM may send a lent frame on; then it takes the way through that queue's rings before it comes
+/// back.
 #[derive(Debug)]
 pub struct XdpRx {
-    // Rings before the socket: see `Socket`.
-    fill: Producer<u64>,
-    rx: Consumer<Descriptor>,
-    /// Taken from the RX ring, not yet back in the fill ring. Empty between calls, unless the
-    /// engine panicked: then the frames are returned by the next call.
-    lent: Box<ArrayVec<Frame, MAX_BATCH>>,
-    handle: Arc<Handle>,
+    side: RxSide,
+    /// Sends on what the engine opened in our frames.
+    outlet: Option<Arc<Outlet>>,
     description: Arc<Description>,
     paths: Option<PathReader>,
-    frames: u32,
     counters: RxCounters,
-}
-
-/// A frame that is ours for the moment.
-#[derive(Debug)]
-struct Frame {
-    chunk: Chunk,
-    offset: usize,
-    length: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,112 +37,48 @@ struct RxCounters {
     datagrams: u64,
     /// Not a whole UDP datagram: cut short, or a fragment; the program passes none.
     malformed: u64,
-    /// An address that is not in the UMEM: the ring was written by somebody else.
-    foreign: u64,
-    wakeups: u64,
-}
-
-/// Where the frames of a receiving half are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RxFrames {
-    /// All of them.
-    pub total: u32,
-    /// In the fill ring, for the kernel to take.
-    pub fill_ring: u32,
-    /// In the RX ring, received, for us to take.
-    pub rx_ring: u32,
-    /// In our hands.
-    pub lent: u32,
-}
-
-impl RxFrames {
-    /// With the kernel or the card: taken from the fill ring and not yet received into. In copy
-    /// mode, and while nothing comes, 0 or the one frame that the kernel took ahead.
-    #[must_use]
-    pub const fn in_kernel(&self) -> u32 {
-        self.total
-            .saturating_sub(self.fill_ring)
-            .saturating_sub(self.rx_ring)
-            .saturating_sub(self.lent)
-    }
 }
 
 impl XdpRx {
-    /// Of the chunks, all must be in `fill` already.
     pub(super) fn new(
-        fill: Producer<u64>,
-        rx: Consumer<Descriptor>,
-        handle: Arc<Handle>,
+        side: RxSide,
         description: Arc<Description>,
         paths: Option<PathReader>,
-        frames: u32,
     ) -> Self {
         Self {
-            fill,
-            rx,
-            lent: Box::default(),
-            handle,
+            side,
+            outlet: None,
             description,
             paths,
-            frames,
             counters: RxCounters::default(),
         }
+    }
+
+    /// From now on `outlet` may send our frames on.
+    pub(super) fn lend_to(&mut self, outlet: Arc<Outlet>) {
+        self.outlet = Some(outlet);
     }
 
     /// Where the frames are at this moment.
     #[must_use]
     pub fn frames(&self) -> RxFrames {
-        RxFrames {
-            total: self.frames,
-            fill_ring: self.fill.pending(),
-            rx_ring: self.rx.waiting(),
-            lent: self.lent.len() as u32,
-        }
+        self.side.frames()
     }
 
     /// What the kernel counts for the socket; all 0 if it does not tell.
     #[must_use]
     pub fn socket_statistics(&self) -> SocketStatistics {
-        self.handle.statistics().unwrap_or_default()
+        self.side.socket_statistics()
     }
 
-    /// Takes up to a batch of frames out of the RX ring into `lent`.
-    fn take(&mut self) {
-        while !self.lent.is_full() {
-            let Some(descriptor) = self.rx.pop() else {
-                break;
-            };
-            // SAFETY: the RX ring returns frames of this socket's UMEM, each entry is popped
-            // once, and the token of every chunk that the kernel has was surrendered to the
-            // fill ring.
-            let frame = unsafe { self.handle.umem.reclaim(descriptor.address) };
-            match frame {
-                Some((chunk, offset)) => self.lent.push(Frame {
-                    chunk,
-                    offset,
-                    length: descriptor.length as usize,
-                }),
-                None => self.counters.foreign += 1,
+    /// Sends on what is to be sent on of the lent frames, and gives the rest back to the kernel.
+    fn settle(&mut self) {
+        match &self.outlet {
+            Some(outlet) => {
+                let mut back = outlet.settle(&mut self.side.lent);
+                self.side.give_back(back.drain());
             }
-        }
-        self.rx.release();
-    }
-
-    /// Puts everything in `lent` back into the fill ring and wakes the driver if it sleeps.
-    fn give_back(&mut self) {
-        let mut returned = false;
-        for frame in self.lent.drain(..) {
-            // Never full: the ring has an entry for every frame.
-            returned |= self.fill.push(frame.chunk.surrender(0));
-        }
-        if returned {
-            self.fill.publish();
-        }
-        if self.description.mode.need_wakeup && self.fill.needs_wakeup() {
-            self.counters.wakeups += 1;
-            // Only fails when the interface is down or the program gone: then nothing comes,
-            // and the next call tries again.
-            let _ = self.handle.kick_rx();
+            None => self.side.give_back([]),
         }
     }
 
@@ -168,19 +93,14 @@ impl XdpRx {
                 ..key
             },
         ] {
-            if let Some(path) = paths.known(&key)
-                && path.destination_mac == frame.source_mac
-                && path.interface == interface
-            {
-                path.marks.mark_confirmed();
-            }
+            paths.confirm(&key, interface, frame.source_mac);
         }
     }
 }
 
 impl Pollable for XdpRx {
     fn poll_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        visit((*self.handle).as_fd());
+        visit((*self.side.handle).as_fd());
     }
 
     fn info(&self) -> DriverInfo {
@@ -188,34 +108,25 @@ impl Pollable for XdpRx {
     }
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {
-        let frames = self.frames();
-        let kernel = self.socket_statistics();
-        vec![
-            ("rx_dropped", kernel.rx_dropped),
-            ("rx_invalid_descs", kernel.rx_invalid_descs),
-            ("rx_ring_full", kernel.rx_ring_full),
-            ("rx_fill_ring_empty_descs", kernel.rx_fill_ring_empty_descs),
+        let mut all = self.side.statistics();
+        all.extend([
             ("rx_datagrams", self.counters.datagrams),
             ("rx_malformed", self.counters.malformed),
-            ("rx_foreign_descs", self.counters.foreign),
-            ("rx_wakeups", self.counters.wakeups),
-            ("rx_frames", u64::from(frames.total)),
-            ("rx_frames_fill_ring", u64::from(frames.fill_ring)),
-            ("rx_frames_rx_ring", u64::from(frames.rx_ring)),
-        ]
+        ]);
+        all
     }
 }
 
 impl OuterRx for XdpRx {
     fn recv_batch(&mut self, handle: &mut dyn FnMut(&mut [Datagram<'_>])) -> io::Result<usize> {
         // Not empty only after a panic in `handle`.
-        if !self.lent.is_empty() {
-            self.give_back();
+        if !self.side.lent.is_empty() {
+            self.settle();
         }
-        self.take();
-        if self.lent.is_empty() {
+        self.side.take();
+        if self.side.lent.is_empty() {
             // The flag may have come up after the last refill.
-            self.give_back();
+            self.settle();
             return Ok(0);
         }
 
@@ -226,11 +137,11 @@ impl OuterRx for XdpRx {
         if let Some(paths) = &mut confirming {
             paths.refresh();
         }
-        for frame in &mut *self.lent {
-            let bytes = self
-                .handle
-                .umem
-                .bytes(&mut frame.chunk, frame.offset, frame.length);
+        let umem = &self.side.handle.umem;
+        for frame in &mut *self.side.lent {
+            let (offset, length) = (frame.offset, frame.length);
+            let chunk = frame.chunk.as_mut();
+            let bytes = chunk.and_then(|chunk| umem.bytes(chunk, offset, length));
             let parsed = bytes.and_then(|bytes| {
                 let parsed = UdpFrame::parse(bytes).ok()?;
                 let payload = bytes.get_mut(parsed.payload.clone())?;
@@ -262,7 +173,7 @@ impl OuterRx for XdpRx {
             handle(&mut datagrams);
         }
         drop(datagrams);
-        self.give_back();
+        self.settle();
         Ok(count)
     }
 }

@@ -1,6 +1,5 @@
 //! The sending half of a queue: TX ring out, completion ring in.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
@@ -8,6 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use arrayvec::ArrayVec;
 
 use super::header::{self, Fields, HeaderTemplate, MOST_HEADERS};
+use super::kick::Kicks;
 use super::path::{Path, PathKey, PathReader};
 use super::queue::Description;
 use super::ring::{Consumer, Descriptor, Producer};
@@ -21,11 +21,6 @@ use crate::wire::checksum::Sum;
 /// line.
 const PAYLOAD_OFFSET: usize = 128;
 const _: () = assert!(MOST_HEADERS <= PAYLOAD_OFFSET);
-
-/// How often a send is tried again in one call when the kernel takes a part of the ring at a
-/// time (copy mode: a budget a call) or makes no progress at all.
-const MOST_KICKS: usize = 64;
-const FRUITLESS_KICKS: usize = 3;
 
 /// Sends datagrams by one queue.
 ///
@@ -44,6 +39,7 @@ pub struct XdpTx {
     identification: u16,
     paths: PathReader,
     current: Option<Current>,
+    kicks: Kicks,
     counters: TxCounters,
 }
 
@@ -86,8 +82,6 @@ struct TxCounters {
     too_long: u64,
     ring_full: u64,
     foreign: u64,
-    wakeups: u64,
-    wakeup_errors: u64,
 }
 
 /// Where the frames of a sending half are.
@@ -145,6 +139,7 @@ impl XdpTx {
             identification,
             paths,
             current: None,
+            kicks: Kicks::default(),
             counters: TxCounters::default(),
         }
     }
@@ -195,39 +190,9 @@ impl XdpTx {
         self.free.take()
     }
 
-    /// Has the kernel send, where it does not do so by itself.
     fn kick(&mut self) {
-        let mode = self.description.mode;
-        let mut fruitless = 0;
-        for _ in 0..MOST_KICKS {
-            let pending = self.tx.pending();
-            if pending == 0 || fruitless == FRUITLESS_KICKS {
-                return;
-            }
-            if mode.need_wakeup && !self.tx.needs_wakeup() {
-                return;
-            }
-            self.counters.wakeups += 1;
-            match self.handle.kick_tx() {
-                Ok(()) => {}
-                // The kernel took what it wanted for one call, or the card's queue is full.
-                Err(error) if busy(&error) => {}
-                // The interface is down or gone: the frames stay in the ring.
-                Err(_) => {
-                    self.counters.wakeup_errors += 1;
-                    return;
-                }
-            }
-            // In zero-copy mode the driver goes on by itself once it is awake.
-            if mode.zero_copy {
-                return;
-            }
-            fruitless = if self.tx.pending() == pending {
-                fruitless + 1
-            } else {
-                0
-            };
-        }
+        self.kicks
+            .kick(&self.tx, &self.handle, self.description.mode);
     }
 
     /// Makes `current` the path and headers for `endpoint`; false when it is not reached by
@@ -379,14 +344,6 @@ impl XdpTx {
     }
 }
 
-/// Whether a send failed only for the moment.
-fn busy(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR)
-    )
-}
-
 impl AsFd for XdpTx {
     /// The AF_XDP socket: writable when the TX ring has room.
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -465,8 +422,8 @@ impl OuterTx for XdpTx {
             ("tx_too_long", self.counters.too_long),
             ("tx_ring_full", self.counters.ring_full),
             ("tx_foreign_descs", self.counters.foreign),
-            ("tx_wakeups", self.counters.wakeups),
-            ("tx_wakeup_errors", self.counters.wakeup_errors),
+            ("tx_wakeups", self.kicks.wakeups),
+            ("tx_wakeup_errors", self.kicks.errors),
             ("tx_frames", frames.total as u64),
             ("tx_frames_free", frames.free as u64),
             ("tx_frames_tx_ring", frames.tx_ring as u64),

@@ -16,13 +16,14 @@ use super::outer_pair::OuterPair;
 use super::outer_settings::OuterSettings;
 use super::paths::{LocalAddressWatch, PathResolver};
 use super::setup::{OpenOuter, OuterPorts, OuterRequest, StartError};
+use super::veth_setup::Veth;
 use super::wishes::{XdpSend, XdpWish};
 
 /// Opens AF_XDP as `wish` says, beside the UDP socket.
 pub(super) fn open(
     wish: &XdpWish,
     udp: &UdpPort,
-    request: &OuterRequest,
+    request: &OuterRequest<'_>,
 ) -> Result<OpenOuter, StartError> {
     let paths = PathTable::new().map_err(|source| StartError::System {
         step: "make the path table",
@@ -53,6 +54,7 @@ pub(super) fn open(
         },
         largest_datagram: request.mtu.saturating_add(DATA_OVERHEAD as u16),
         transmit,
+        spare_frames: request.veth.map_or(0, Veth::frames),
         ..XdpConfig::default()
     };
     let mut program = XdpProgram::load(&[udp.port()])?;
@@ -78,9 +80,14 @@ pub(super) fn open(
         ));
     }
     let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let workers = request
-        .workers
-        .unwrap_or_else(|| queues.len().min(cpus).max(1));
+    let workers = request.workers.unwrap_or_else(|| {
+        let most = request.veth.map_or(usize::MAX, Veth::queues);
+        queues.len().min(cpus).min(most).max(1)
+    });
+    let veth = match request.veth {
+        Some(veth) => Some(veth.open(&mut queues, workers)?),
+        None => None,
+    };
 
     let mut ports: Vec<OuterPorts> = (0..workers)
         .map(|_| (Vec::new(), Box::new(udp.tx()) as Box<dyn OuterTx>))
@@ -114,5 +121,6 @@ pub(super) fn open(
         control_tx: Box::new(udp.tx()),
         settings,
         notes,
+        veth,
     })
 }

@@ -2,6 +2,7 @@
 //! one queue and several, and without losing a frame of its memory?
 
 mod bed;
+mod forward;
 mod frames;
 mod lifecycle;
 mod paths;
@@ -19,5 +20,6 @@ fn main() -> ExitCode {
     let suite = send::add(suite, needs);
     let suite = frames::add(suite, needs);
     let suite = lifecycle::add(suite, needs);
-    paths::add(suite, needs).main()
+    let suite = paths::add(suite, needs);
+    forward::add(suite, needs).main()
 }

@@ -278,7 +278,7 @@ fn packets_leave_in_their_frame() -> TestResult {
         for data in &datas {
             far.send_to(&wrapped(&packet(family, to, data)?), near)?;
         }
-        let answer = pod.forward(burst, |tx, packets| tx.send_batch(packets))?;
+        let answer = pod.forward(burst, InnerTx::send_batch)?;
         assert_eq!((answer.accepted, answer.dropped), (burst, 0));
         for data in &datas {
             let (length, from) = sockets[family].recv_from(&mut buffer)?;

@@ -11,6 +11,9 @@ use super::rx_frames::Frame;
 use super::socket::{Handle, SocketStatistics};
 use super::umem::Chunk;
 
+/// Takes one packet with its header.
+pub(super) type Add<'a> = dyn FnMut(&[u8], &EthernetHeader) -> Result<(), Refusal> + 'a;
+
 /// The TX and completion ring of an inner queue, and who has which frame.
 ///
 /// Locked once a batch by either user. They belong to one worker, so nobody ever waits; where an
@@ -55,10 +58,7 @@ impl Outlet {
     /// Sends a batch: `add` gives one packet after the other, with its header, to the function that
     /// it is handed. What lies in a lent frame is sent when the lender
     /// [`settle`](Self::settle)s.
-    pub(super) fn send(
-        &self,
-        add: impl FnOnce(&mut dyn FnMut(&[u8], &EthernetHeader) -> Result<(), Refusal>),
-    ) {
+    pub(super) fn send(&self, add: impl FnOnce(&mut Add<'_>)) {
         let mut state = self.lock();
         state.ledger.reap();
         let mut urged = false;

@@ -223,7 +223,7 @@ impl World {
         );
         prop_assert!(frames.under_way <= CAPACITY as usize);
         let mut seen = BTreeMap::new();
-        for chunk in self.home.iter() {
+        for chunk in &self.home {
             *seen.entry(chunk.index()).or_insert(0) += 1;
         }
         for address in &self.in_kernel {

@@ -8,7 +8,7 @@ use ringspan_xdp_common::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 
 use super::super::interface::Interface;
 use super::super::ledger::{EthernetHeader, OutletFrames, Refusal};
-use super::super::outlet::Outlet;
+use super::super::outlet::{Add, Outlet};
 use super::super::path::{Path, PathKey, PathReader};
 use super::super::queue::Description;
 use super::super::socket::SocketStatistics;
@@ -133,12 +133,7 @@ impl NextHop {
 
 impl Counters {
     /// Hands one packet to `add`; whether it was taken.
-    fn deliver(
-        &mut self,
-        packet: &[u8],
-        next: &mut NextHop,
-        add: &mut dyn FnMut(&[u8], &EthernetHeader) -> Result<(), Refusal>,
-    ) -> bool {
+    fn deliver(&mut self, packet: &[u8], next: &mut NextHop, add: &mut Add<'_>) -> bool {
         let Ok(ip) = Ip::parse(packet) else {
             self.malformed += 1;
             return false;

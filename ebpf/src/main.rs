@@ -8,6 +8,8 @@
 #![no_std]
 #![no_main]
 
+mod inner;
+
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::bpf_xdp_get_buff_len;
 use aya_ebpf::macros::{map, xdp};
@@ -38,21 +40,22 @@ pub fn ringspan_steer(context: XdpContext) -> u32 {
         Ok(()) => redirect(&context),
         Err(verdict) => (xdp_action::XDP_PASS, verdict),
     };
+    count(verdict);
+    action
+}
+
+#[inline(always)]
+fn count(verdict: Verdict) {
     if let Some(counter) = RS_COUNTERS.get_ptr_mut(verdict.index()) {
         // SAFETY: the pointer is to this CPU's own slot, and XDP does not preempt itself there.
         unsafe { *counter += 1 };
     }
-    action
 }
 
 /// Whether the frame is ours; the verdict if it is not.
 #[inline(always)]
 fn steer(context: &XdpContext) -> Result<(), Verdict> {
-    let frame = Packet {
-        context,
-        start: context.data(),
-        end: context.data_end(),
-    };
+    let frame = Packet::of(context);
     let layout = Layout::of(&frame)?;
     let port = layout.destination_port;
     match RS_PORTS.get(maps::port_word(port)) {
@@ -84,6 +87,17 @@ struct Packet<'a> {
     context: &'a XdpContext,
     start: usize,
     end: usize,
+}
+
+impl<'a> Packet<'a> {
+    #[inline(always)]
+    fn of(context: &'a XdpContext) -> Self {
+        Self {
+            context,
+            start: context.data(),
+            end: context.data_end(),
+        }
+    }
 }
 
 /// An offset beyond any frame. The verifier follows a variable offset only below 2¹⁶.

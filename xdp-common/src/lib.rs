@@ -1,6 +1,6 @@
 //! What the XDP program and user space must agree on: the names and layouts of the maps
-//! ([`maps`]), the verdicts and their counters ([`Verdict`]), and which frames carry a datagram
-//! ([`frame`]).
+//! ([`maps`]), the verdicts and their counters ([`Verdict`]), which frames carry a datagram
+//! ([`frame`]), and which a packet for the tunnel ([`inner`]).
 //!
 //! Compiled for both sides, so that the AF_XDP driver takes a frame apart exactly as the program
 //! did that sent it there.
@@ -24,6 +24,7 @@ extern crate std;
 #[cfg(any(test, feature = "builder"))]
 pub mod builder;
 pub mod frame;
+pub mod inner;
 pub mod maps;
 mod verdict;
 

@@ -4,7 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | [`PORTS`] | array | [`port_word`] | `u64`, one bit a port: [`port_bit`] |
 //! | [`ADDRESSES`] | hash | [`address_key`] | `u8`, unused |
-//! | [`SETTINGS`] | array | [`SETTING_ANY_ADDRESS`], [`SETTING_MULTI_BUFFER`] | `u32`, 0 or 1 |
+//! | [`SETTINGS`] | array | [`SETTING_ANY_ADDRESS`], [`SETTING_MULTI_BUFFER`], [`SETTING_MAC`] | `u32` |
 //! | [`SOCKETS`] | XSKMAP | receive queue | AF_XDP socket |
 //! | [`COUNTERS`] | per-CPU array | [`Verdict::index`](crate::Verdict::index) | `u64` |
 
@@ -12,6 +12,9 @@ use core::net::IpAddr;
 
 /// The program's name: of the function in the object, and, cut to 15 bytes, in the kernel.
 pub const PROGRAM: &str = "ringspan_steer";
+
+/// The program of an inner interface, likewise. It reads the same maps, of a copy of its own.
+pub const INNER_PROGRAM: &str = "ringspan_inner";
 
 /// The UDP destination ports that are ours: a set of 65536 bits in an array map, which the JIT
 /// reads without a helper call.
@@ -44,8 +47,31 @@ pub const SETTING_ANY_ADDRESS: u32 = 0;
 /// Key in [`SETTINGS`]: 1 if the sockets take frames of several buffers, 0 if the kernel has them.
 pub const SETTING_MULTI_BUFFER: u32 = 1;
 
+/// Keys in [`SETTINGS`]: the hardware address of an inner interface, its first two bytes and its
+/// last four, big-endian.
+pub const SETTING_MAC: [u32; 2] = [2, 3];
+
 /// Number of entries in [`SETTINGS`].
-pub const SETTING_COUNT: u32 = 2;
+pub const SETTING_COUNT: u32 = 4;
+
+/// A hardware address as the values of [`SETTING_MAC`].
+#[must_use]
+#[inline(always)]
+pub const fn mac_settings([a, b, c, d, e, f]: [u8; 6]) -> [u32; 2] {
+    [
+        u32::from_be_bytes([0, 0, a, b]),
+        u32::from_be_bytes([c, d, e, f]),
+    ]
+}
+
+/// The hardware address that [`mac_settings`] made the values of.
+#[must_use]
+#[inline(always)]
+pub const fn settings_mac([high, low]: [u32; 2]) -> [u8; 6] {
+    let [_, _, a, b] = high.to_be_bytes();
+    let [c, d, e, f] = low.to_be_bytes();
+    [a, b, c, d, e, f]
+}
 
 /// The index in [`PORTS`] of the word that holds `port`'s bit.
 #[must_use]
@@ -90,6 +116,12 @@ mod tests {
             *word |= port_bit(port);
         }
         assert!(words.iter().all(|&word| word == u64::MAX));
+    }
+
+    #[test]
+    fn a_hardware_address_survives_the_settings() {
+        let mac = [2, 0xff, 3, 0x80, 5, 6];
+        assert_eq!(settings_mac(mac_settings(mac)), mac);
     }
 
     #[test]

@@ -169,6 +169,12 @@ pub trait InnerTx: Send {
     /// Delivers `packets` in their order.
     fn send_batch(&mut self, packets: &[&[u8]]) -> Sent;
 
+    /// Urges the kernel to take what it has accepted and not yet delivered; true where something is
+    /// left. As [`OuterTx::flush`].
+    fn flush(&mut self) -> bool {
+        false
+    }
+
     /// The longest packet that the host sends, in bytes, as it is now; `None` where the driver
     /// does not know. Not for every packet: it may ask the kernel.
     fn mtu(&self) -> Option<u16> {

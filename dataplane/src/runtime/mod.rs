@@ -26,6 +26,7 @@ pub mod rtnetlink;
 pub mod setup;
 pub mod spin;
 mod team;
+mod veth_setup;
 pub mod wake;
 pub mod wishes;
 pub mod worker;

@@ -9,6 +9,7 @@ use crate::io::xdp::program::UpdateError;
 
 use super::control_thread::{ControlThread, Stopped};
 use super::paths::{LocalAddressKeeper, PathResolver};
+use super::veth_setup::VethKeeper;
 use super::worker::WorkerThread;
 
 /// Why the outer side was not changed.
@@ -37,7 +38,9 @@ pub enum OuterError {
 /// The parts of open outer drivers that their settings reach.
 #[derive(Debug, Default)]
 pub struct OuterSettings {
-    // Dropped in this order: the resolver, then the program, then the port.
+    // Dropped in this order: resolvers, then programs, then the port.
+    /// Of an inner interface: kept here because it must outlive the workers too.
+    pub(super) veth: Option<VethKeeper>,
     pub(super) resolver: Option<PathResolver>,
     pub(super) program: Option<LocalAddressKeeper>,
     /// Where AF_XDP sends from.

@@ -17,6 +17,7 @@ use super::node::{Node, NodeError, Parts};
 use super::outer_choice::Reason;
 use super::outer_settings::OuterSettings;
 use super::spin::MAX_SPIN;
+use super::veth_setup::{OpenVeth, Veth};
 use super::wishes::{CustomOuter, Inner, InnerWish, MIN_MTU, NodeWishes, Outer, OuterWish};
 use super::worker::Ports;
 
@@ -43,6 +44,18 @@ pub enum StartError {
         workers: usize,
         /// The most that make sense with these drivers.
         most: usize,
+    },
+    /// More workers than an inner interface has queues.
+    #[error(
+        "{workers} workers cannot share the {queues} receive queues of {interface}: ask for fewer workers, or make the interface with more queues (`ip link add … numrxqueues N numtxqueues N`, both ends)"
+    )]
+    Queues {
+        /// The interface.
+        interface: String,
+        /// Its receive queues.
+        queues: usize,
+        /// The workers.
+        workers: usize,
     },
     /// A longer polling before sleep than makes sense.
     #[error("spinning for {} µs is out of range: it must be 0 to {} µs", spin.as_micros(), MAX_SPIN.as_micros())]
@@ -115,6 +128,12 @@ pub(crate) fn start(wishes: NodeWishes) -> Result<Ready, StartError> {
         spin,
     } = wishes;
     let Inner { mtu, wish: inner } = inner.ok_or(StartError::NoInner)?;
+    let inner = match inner {
+        InnerWish::Veth(name) => InnerSide::Veth(Veth::find(name)?),
+        InnerWish::Tun(name) => InnerSide::Tun(name),
+        InnerWish::Custom(ports) => InnerSide::Custom(ports),
+    };
+    let mtu = inner.veth().map_or(mtu, Veth::mtu);
     if !(MIN_MTU..=u16::MAX - MAX_OVERHEAD).contains(&mtu) {
         return Err(StartError::Mtu { mtu });
     }
@@ -132,9 +151,10 @@ pub(crate) fn start(wishes: NodeWishes) -> Result<Ready, StartError> {
         fwmark: fwmark.unwrap_or(0),
         mtu,
         workers,
+        veth: inner.veth(),
     };
-    let outer = open_outer(outer, &request)?;
-    let (inner, interface) = open_inner(inner, mtu, outer.ports.len())?;
+    let mut outer = open_outer(outer, &request)?;
+    let (inner, interface) = open_inner(inner, mtu, &mut outer)?;
     let ports = join(outer.ports, inner)?;
     let mut notes = outer.notes;
     for note in &notes {
@@ -178,11 +198,29 @@ pub(crate) fn start(wishes: NodeWishes) -> Result<Ready, StartError> {
 /// The most worker threads: as many as a TUN interface may have queues.
 const MAX_WORKERS: usize = 256;
 
-pub(super) struct OuterRequest {
+/// The inner side, looked up as far as the outer one must know it.
+enum InnerSide {
+    Veth(Veth),
+    Tun(String),
+    Custom(Vec<(Box<dyn InnerRx>, Box<dyn InnerTx>)>),
+}
+
+impl InnerSide {
+    const fn veth(&self) -> Option<&Veth> {
+        match self {
+            Self::Veth(veth) => Some(veth),
+            Self::Tun(_) | Self::Custom(_) => None,
+        }
+    }
+}
+
+pub(super) struct OuterRequest<'a> {
     listen_port: u16,
     pub(super) fwmark: u32,
     pub(super) mtu: u16,
     pub(super) workers: Option<usize>,
+    /// The inner interface that is to share the memory of the outer one.
+    pub(super) veth: Option<&'a Veth>,
 }
 
 pub(super) type OuterPorts = (Vec<Box<dyn OuterRx>>, Box<dyn OuterTx>);
@@ -195,9 +233,11 @@ pub(super) struct OpenOuter {
     pub(super) reason: Reason,
     /// What else had to be done without.
     pub(super) notes: Vec<String>,
+    /// The inner interface, where it was opened along.
+    pub(super) veth: Option<OpenVeth>,
 }
 
-fn open_outer(outer: Outer, request: &OuterRequest) -> Result<OpenOuter, StartError> {
+fn open_outer(outer: Outer, request: &OuterRequest<'_>) -> Result<OpenOuter, StartError> {
     let wish = match outer.0 {
         OuterWish::Custom(custom) => return open_custom(custom, request),
         OuterWish::Udp => None,
@@ -227,7 +267,7 @@ fn open_outer(outer: Outer, request: &OuterRequest) -> Result<OpenOuter, StartEr
     }
 }
 
-fn open_custom(custom: CustomOuter, request: &OuterRequest) -> Result<OpenOuter, StartError> {
+fn open_custom(custom: CustomOuter, request: &OuterRequest<'_>) -> Result<OpenOuter, StartError> {
     let CustomOuter { rx, tx, control_tx } = custom;
     if request.workers.is_some_and(|workers| workers != rx.len()) || request.fwmark != 0 {
         return Err(StartError::NotForCustom);
@@ -253,12 +293,13 @@ fn open_custom(custom: CustomOuter, request: &OuterRequest) -> Result<OpenOuter,
         },
         reason: Reason::Asked,
         notes: Vec::new(),
+        veth: None,
     })
 }
 
 /// One socket receives, in worker 0: two receivers would share the datagrams of one tunnel and
 /// lose their order.
-fn udp_alone(udp: &UdpPort, request: &OuterRequest, reason: Reason) -> OpenOuter {
+fn udp_alone(udp: &UdpPort, request: &OuterRequest<'_>, reason: Reason) -> OpenOuter {
     let mut rx: Vec<Box<dyn OuterRx>> = vec![Box::new(udp.rx())];
     let ports = (0..request.workers.unwrap_or(1))
         .map(|_| {
@@ -277,6 +318,7 @@ fn udp_alone(udp: &UdpPort, request: &OuterRequest, reason: Reason) -> OpenOuter
         },
         reason,
         notes: Vec::new(),
+        veth: None,
     }
 }
 
@@ -284,20 +326,21 @@ fn udp_alone(udp: &UdpPort, request: &OuterRequest, reason: Reason) -> OpenOuter
 /// at a rate that one worker carries: less than it may be kept from its CPU.
 const TUN_QUEUE: u32 = 2000;
 
-type InnerPorts = (Vec<Box<dyn InnerRx>>, Box<dyn InnerTx>);
+pub(super) type InnerPorts = (Vec<Box<dyn InnerRx>>, Box<dyn InnerTx>);
 
-/// Opens the inner side for `workers` workers; the name too, where it is an interface.
+/// Opens the inner side for the workers of `outer`; the name too, where it is an interface.
 fn open_inner(
-    wish: InnerWish,
+    side: InnerSide,
     mtu: u16,
-    workers: usize,
+    outer: &mut OpenOuter,
 ) -> Result<(Vec<InnerPorts>, Option<String>), StartError> {
-    match wish {
-        InnerWish::Custom(ports) => Ok((
+    let workers = outer.ports.len();
+    match side {
+        InnerSide::Custom(ports) => Ok((
             ports.into_iter().map(|(rx, tx)| (vec![rx], tx)).collect(),
             None,
         )),
-        InnerWish::Tun(name) => {
+        InnerSide::Tun(name) => {
             let tun = Tun::open(&TunConfig {
                 mtu: u32::from(mtu),
                 queues: workers,
@@ -315,6 +358,15 @@ fn open_inner(
                 })
                 .collect();
             Ok((ports, Some(tun.name().to_owned())))
+        }
+        InnerSide::Veth(veth) => {
+            let open = match outer.veth.take() {
+                Some(open) => open,
+                None => veth.open(&mut [], workers)?,
+            };
+            outer.settings.veth = Some(open.keeper);
+            outer.notes.extend(open.notes);
+            Ok((open.ports, Some(veth.name().to_owned())))
         }
     }
 }

@@ -186,6 +186,7 @@ pub struct Inner {
 
 pub(super) enum InnerWish {
     Tun(String),
+    Veth(String),
     Custom(Vec<(Box<dyn InnerRx>, Box<dyn InnerTx>)>),
 }
 
@@ -193,6 +194,7 @@ impl fmt::Debug for InnerWish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tun(name) => f.debug_tuple("Tun").field(name).finish(),
+            Self::Veth(name) => f.debug_tuple("Veth").field(name).finish(),
             Self::Custom(ports) => f.debug_tuple("Custom").field(&ports.len()).finish(),
         }
     }
@@ -209,6 +211,24 @@ impl Inner {
         }
     }
 
+    /// AF_XDP on the Ethernet interface of this name, mostly our end of a veth whose other end is a
+    /// pod's or a router namespace's: unicast packets that the other end sends to this interface's
+    /// hardware address go through the tunnel, unless they are for an address of this machine, and
+    /// what comes out of the tunnel is sent to the other end. Where the outer side is AF_XDP too,
+    /// in copy mode, a packet leaves in the very frame that its datagram came in.
+    ///
+    /// The interface stays what it is, its addresses, its routes and its MTU, which counts as the
+    /// inner MTU: give both ends 1420. The kernel goes on answering ARP and neighbour discovery;
+    /// its routes say which neighbour a packet from the tunnel goes to. There are at most as many
+    /// workers as the interface has receive queues. Native XDP is required.
+    #[must_use]
+    pub fn veth(interface: impl Into<String>) -> Self {
+        Self {
+            mtu: DEFAULT_MTU,
+            wish: InnerWish::Veth(interface.into()),
+        }
+    }
+
     /// Drivers of the caller's own, one pair a worker.
     #[must_use]
     pub fn custom(ports: Vec<(Box<dyn InnerRx>, Box<dyn InnerTx>)>) -> Self {
@@ -219,7 +239,7 @@ impl Inner {
     }
 
     /// The largest inner packet, in bytes: [`MIN_MTU`] to 65535 less 80. Default:
-    /// [`DEFAULT_MTU`].
+    /// [`DEFAULT_MTU`]. No effect on [`veth`](Self::veth), whose interface has one.
     #[must_use]
     pub fn mtu(mut self, bytes: u16) -> Self {
         self.mtu = bytes;

@@ -32,8 +32,7 @@ const BUSY: usize = 32;
 /// they wait for may be confirmed by a packet that another worker receives.
 const STAGED_POLL: Duration = Duration::from_millis(100);
 
-/// First sleep while the send driver holds datagrams that the kernel would not take yet; each
-/// further one is twice as long, up to [`STAGED_POLL`]: the interface may be down.
+/// First sleep while a send driver holds what the kernel would not take yet; each further one is twice as long, up to [`STAGED_POLL`]: the interface may be down.
 const UNSENT_POLL: Duration = Duration::from_millis(1);
 
 /// Pause after a driver's error: long enough not to spin, short enough for an interface that
@@ -355,7 +354,8 @@ impl Loop {
 
     /// How long nothing need be done, whatever does not come; `None` is for ever.
     fn longest_sleep(&mut self) -> Option<Duration> {
-        if self.ports.outer_tx.flush() {
+        // Both, whatever the first one answers.
+        if self.ports.outer_tx.flush() | self.ports.inner_tx.flush() {
             return Some(self.unsent_pause);
         }
         self.unsent_pause = UNSENT_POLL;

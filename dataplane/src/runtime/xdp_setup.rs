@@ -19,6 +19,7 @@ use super::outer_pair::OuterPair;
 use super::outer_settings::OuterSettings;
 use super::paths::{LocalAddressWatch, PathResolver};
 use super::setup::{OpenOuter, OuterPorts, OuterRequest, StartError};
+use super::veth_setup::Veth;
 use super::wishes::{XdpSend, XdpWish};
 
 /// How long a test frame may take: cards send one in microseconds.
@@ -28,7 +29,7 @@ const TEST_PATIENCE: Duration = Duration::from_millis(100);
 pub(super) fn open(
     wish: &XdpWish,
     udp: &UdpPort,
-    request: &OuterRequest,
+    request: &OuterRequest<'_>,
 ) -> Result<OpenOuter, StartError> {
     let paths = PathTable::new().map_err(|source| StartError::System {
         step: "make the path table",
@@ -61,6 +62,7 @@ pub(super) fn open(
         busy_poll: wish.busy_poll,
         tx_checksum: wish.tx_checksum,
         transmit,
+        spare_frames: request.veth.map_or(0, Veth::frames),
         ..XdpConfig::default()
     };
     let mut program = XdpProgram::load(&[udp.port()])?;
@@ -84,9 +86,14 @@ pub(super) fn open(
     let notes = notes.find(|lacks| !lacks.is_empty());
     let notes = notes.unwrap_or_default().to_vec();
     let cpus = thread::available_parallelism().map_or(1, usize::from);
-    let workers = request
-        .workers
-        .unwrap_or_else(|| queues.len().min(cpus).max(1));
+    let workers = request.workers.unwrap_or_else(|| {
+        let most = request.veth.map_or(usize::MAX, Veth::queues);
+        queues.len().min(cpus).min(most).max(1)
+    });
+    let veth = match request.veth {
+        Some(veth) => Some(veth.open(&mut queues, workers)?),
+        None => None,
+    };
 
     let mut ports: Vec<OuterPorts> = (0..workers)
         .map(|_| (Vec::new(), Box::new(udp.tx()) as Box<dyn OuterTx>))
@@ -121,6 +128,7 @@ pub(super) fn open(
         settings,
         reason,
         notes,
+        veth,
     })
 }
 

@@ -2,6 +2,7 @@
 //! one queue and several, and without losing a frame of its memory?
 
 mod bed;
+mod forward;
 mod frames;
 mod jumbo;
 mod lifecycle;
@@ -23,5 +24,6 @@ fn main() -> ExitCode {
     let suite = jumbo::add(suite, needs);
     let suite = lifecycle::add(suite, needs);
     let suite = options::add(suite, needs);
-    paths::add(suite, needs).main()
+    let suite = paths::add(suite, needs);
+    forward::add(suite, needs).main()
 }

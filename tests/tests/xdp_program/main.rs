@@ -6,6 +6,7 @@
 mod attach;
 mod bystanders;
 mod differential;
+mod inner;
 mod privilege;
 mod verdicts;
 
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let suite = Suite::new().role(attach::OWNER).role(privilege::RESTRICTED);
     let suite = verdicts::add(suite, &[Need::Bpf]);
     let suite = differential::add(suite, &[Need::Bpf]);
+    let suite = inner::add(suite, &[Need::Bpf]);
     let suite = privilege::add(suite, &[Need::Bpf]);
     let suite = attach::add(suite, &[Need::Bpf, Need::Namespaces]);
     bystanders::add(suite).main()
@@ -30,14 +32,25 @@ const PORT: u16 = 51820;
 
 /// Loads the program under test.
 fn load(ports: &[u16]) -> Result<XdpProgram, LoadError> {
-    match std::env::var_os("RINGSPAN_XDP_OBJECT") {
+    match object() {
         None => XdpProgram::load(ports),
-        Some(path) => {
-            let bytes = std::fs::read(&path)
-                .unwrap_or_else(|error| panic!("{}: {error}", path.to_string_lossy()));
-            XdpProgram::load_object(&bytes, ports)
-        }
+        Some(bytes) => XdpProgram::load_object(&bytes, ports),
     }
+}
+
+/// Loads the program of an inner interface under test.
+fn load_inner(mac: [u8; 6]) -> Result<XdpProgram, LoadError> {
+    match object() {
+        None => XdpProgram::load_inner(mac),
+        Some(bytes) => XdpProgram::load_inner_object(&bytes, mac),
+    }
+}
+
+/// The build to be tested, where another one than the embedded is.
+fn object() -> Option<Vec<u8>> {
+    let path = std::env::var_os("RINGSPAN_XDP_OBJECT")?;
+    let bytes = std::fs::read(&path);
+    Some(bytes.unwrap_or_else(|error| panic!("{}: {error}", path.to_string_lossy())))
 }
 
 /// The counter of `verdict`.

@@ -256,6 +256,10 @@ impl<D: InnerTx> InnerTx for FaultInjector<D> {
         }
     }
 
+    fn flush(&mut self) -> bool {
+        self.driver.flush()
+    }
+
     fn info(&self) -> DriverInfo {
         Self::describe(self.driver.info())
     }

@@ -171,6 +171,10 @@ impl<D: InnerTx> InnerTx for PcapTap<D> {
         self.driver.mtu()
     }
 
+    fn flush(&mut self) -> bool {
+        self.driver.flush()
+    }
+
     fn info(&self) -> DriverInfo {
         Self::describe(self.driver.info())
     }

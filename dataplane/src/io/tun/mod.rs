@@ -14,7 +14,7 @@ mod request;
 mod rx;
 mod split;
 mod super_size;
-mod transport;
+pub(in crate::io) mod transport;
 mod tx;
 mod vnet;
 

@@ -9,7 +9,7 @@ const TCP_HEADER: usize = 20;
 
 /// A transport protocol that can be segmented.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Protocol {
+pub(in crate::io) enum Protocol {
     Tcp,
     Udp,
 }
@@ -33,7 +33,7 @@ impl Protocol {
 
 /// Where the headers of a packet end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Layout {
+pub(in crate::io) struct Layout {
     pub(super) v6: bool,
     pub(super) protocol: Protocol,
     /// Where the transport header begins.
@@ -45,7 +45,7 @@ pub(super) struct Layout {
 impl Layout {
     /// For a packet whose transport header is known to begin at `transport`. Lengths in the
     /// headers are not looked at.
-    pub(super) fn at(packet: &[u8], protocol: Protocol, transport: usize) -> Option<Self> {
+    pub(in crate::io) fn at(packet: &[u8], protocol: Protocol, transport: usize) -> Option<Self> {
         let v6 = match packet.first()? >> 4 {
             4 => false,
             6 => true,
@@ -138,7 +138,7 @@ impl Layout {
     }
 
     /// Computes the transport checksum of a whole packet.
-    pub(super) fn set_checksum(&self, packet: &mut [u8]) -> Option<()> {
+    pub(in crate::io) fn set_checksum(&self, packet: &mut [u8]) -> Option<()> {
         let field = self.transport + self.protocol.checksum_offset();
         put(packet, field, &[0, 0])?;
         let body = packet.get(self.transport..)?;
@@ -152,10 +152,19 @@ impl Layout {
 
     /// Puts the pseudo header's sum where the checksum goes: the kernel adds the rest. `len` is
     /// the length of the whole packet.
-    pub(super) fn set_partial_checksum(&self, headers: &mut [u8], len: usize) -> Option<()> {
+    pub(in crate::io) fn set_partial_checksum(&self, headers: &mut [u8], len: usize) -> Option<()> {
         let sum = self.pseudo(headers, len.checked_sub(self.transport)?)?;
         let field = self.transport + self.protocol.checksum_offset();
         put(headers, field, &sum.partial().to_be_bytes())
+    }
+
+    /// Whether only the pseudo header's sum is where the checksum goes: the kernel left the rest to
+    /// a card.
+    pub(in crate::io) fn has_partial_checksum(&self, packet: &[u8]) -> bool {
+        let length = packet.len().saturating_sub(self.transport);
+        let field = be16(packet, self.transport + self.protocol.checksum_offset());
+        let partial = self.pseudo(packet, length).map(Sum::partial);
+        field.is_some() && field == partial
     }
 
     /// The pseudo header for a transport header and payload of `len` bytes.
@@ -191,7 +200,7 @@ pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) -> Option<()> {
 
 /// Packets for the tests of this folder.
 #[cfg(test)]
-pub(super) mod samples {
+pub(in crate::io) mod samples {
     use super::*;
 
     pub(crate) const ACK: u8 = 0x10;

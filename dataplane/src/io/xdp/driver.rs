@@ -58,6 +58,9 @@ pub struct XdpConfig {
     /// Frames of 4096 bytes to receive into, and entries of the fill ring. Twice the RX ring, so
     /// that a card can hold a ring's worth while another waits for us.
     pub rx_frames: u32,
+    /// Frames besides, for an inner queue that is to share the memory
+    /// ([`VethDriver`](super::VethDriver)): [`VethConfig::frames`](super::VethConfig::frames).
+    pub spare_frames: u32,
     /// Entries of the TX and completion rings, and frames to send from.
     pub tx_ring: u32,
     /// The largest UDP payload that will be sent or received, in bytes, at most
@@ -113,6 +116,7 @@ impl Default for XdpConfig {
             huge_pages: true,
             rx_ring: 2048,
             rx_frames: 4096,
+            spare_frames: 0,
             tx_ring: 2048,
             largest_datagram: 1420 + 32,
             transmit: None,
@@ -260,16 +264,7 @@ impl XdpConfig {
             ("the number of receive frames", self.rx_frames),
             ("the TX ring's size", self.tx_ring),
         ];
-        for (what, value) in rings {
-            if !value.is_power_of_two() || !(LEAST_RING..=MOST_RING).contains(&value) {
-                return Err(XdpError::Config {
-                    what,
-                    value,
-                    least: LEAST_RING,
-                    most: MOST_RING,
-                });
-            }
-        }
+        check_rings(&rings)?;
         if let Some(busy_poll) = self.busy_poll {
             busy_poll.check()?;
         }
@@ -281,6 +276,21 @@ impl XdpConfig {
         }
         Ok(())
     }
+}
+
+/// Refuses a ring that the kernel would not take, by name.
+pub(super) fn check_rings(rings: &[(&'static str, u32)]) -> Result<(), XdpError> {
+    for &(what, value) in rings {
+        if !value.is_power_of_two() || !(LEAST_RING..=MOST_RING).contains(&value) {
+            return Err(XdpError::Config {
+                what,
+                value,
+                least: LEAST_RING,
+                most: MOST_RING,
+            });
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

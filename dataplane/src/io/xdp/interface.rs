@@ -40,6 +40,15 @@ pub struct Interface {
 }
 
 impl Interface {
+    /// Another handle of the same interface.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            name: self.name.clone(),
+            control: self.control.try_clone()?,
+            ..*self
+        })
+    }
+
     /// Looks up the interface `name` in the calling thread's network namespace.
     ///
     /// # Errors
@@ -107,6 +116,16 @@ impl Interface {
     #[must_use]
     pub const fn mtu(&self) -> u32 {
         self.mtu
+    }
+
+    /// Its MTU at this moment, in bytes.
+    ///
+    /// # Errors
+    /// When the interface is gone.
+    pub fn current_mtu(&self) -> io::Result<u32> {
+        let mut request = Request::new(&self.name)?;
+        request.call(&self.control, libc::SIOCGIFMTU)?;
+        Ok(request.number().cast_unsigned())
     }
 
     /// Its receive queues at this moment. Ask after a program was attached: drivers add queues

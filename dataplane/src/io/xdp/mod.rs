@@ -14,6 +14,9 @@
 //! | `too_big` | what routers say of the path MTU |
 //! | [`path`] | where to send: read here, resolved by the runtime |
 //! | `rx`, `tx` | the halves of a queue, behind the engine's ports |
+//! | `rx_frames`, `kick` | what both kinds of queue do alike: frames received, sends urged |
+//! | `ledger`, `outlet` | sending on a frame by another socket, without a copy |
+//! | `veth` | inner packets over an Ethernet interface |
 //! | `queue`, `driver` | putting it together |
 //!
 //! docs/af-xdp.md has the picture: which frame is whose when, and who wakes whom.
@@ -25,30 +28,38 @@ mod features;
 mod gather;
 mod header;
 mod interface;
+mod kick;
+mod ledger;
 mod metadata;
 mod mmap;
+mod outlet;
 pub mod path;
 pub mod program;
 mod queue;
 mod ring;
 mod rx;
+mod rx_frames;
 mod self_test;
 mod socket;
 mod too_big;
 mod tx;
 mod umem;
+mod veth;
 
 pub use busy_poll::{BusyPoll, MAX_BUSY_POLL_MICROS};
 pub use driver::{LARGEST_DATAGRAM, LARGEST_IN_ONE_CHUNK, Transmit, XdpConfig, XdpDriver};
 pub use error::XdpError;
 pub use interface::{Interface, Queues};
+pub use ledger::OutletFrames;
 pub use metadata::TxChecksum;
 pub use path::{Path, PathKey, PathTable};
 pub use program::{AttachedMode, Mode, XdpProgram};
 pub use queue::XdpQueue;
-pub use rx::{RxFrames, XdpRx};
+pub use rx::XdpRx;
+pub use rx_frames::RxFrames;
 pub use self_test::{SendTest, test_sending};
 pub use socket::{SocketStatistics, ZeroCopy};
 pub use too_big::TooBigWatch;
 pub use tx::{TxFrames, XdpTx};
 pub use umem::CHUNK_SIZE;
+pub use veth::{VethConfig, VethDriver, VethQueue, VethRx, VethTx};

@@ -238,9 +238,15 @@ impl PathReader {
         None
     }
 
-    /// The path for `key` if there is one; nothing is asked for.
-    pub fn known(&mut self, key: &PathKey) -> Option<&Path> {
-        self.cache.load().get(key).map(|path| &**path)
+    /// Tells the resolver that the path for `key` works, if it leads over the neighbour
+    /// `source_mac` on `interface`, from which a frame came. Nothing is asked for.
+    pub fn confirm(&mut self, key: &PathKey, interface: u32, source_mac: [u8; 6]) {
+        if let Some(path) = self.cache.load().get(key)
+            && path.destination_mac == source_mac
+            && path.interface == interface
+        {
+            path.marks.mark_confirmed();
+        }
     }
 }
 

@@ -81,6 +81,7 @@ pub enum LocalAddresses<'a> {
 /// first: a card in zero-copy mode lets go of them more gracefully while the program is there.
 pub struct XdpProgram {
     program: ProgramFd,
+    name: &'static str,
     // Kept for test runs; owns the program's other half.
     ebpf: Ebpf,
     ports: Array<MapData, u64>,
@@ -114,11 +115,42 @@ impl XdpProgram {
     /// # Errors
     /// See [`LoadError`].
     pub fn load_object(object: &[u8], ports: &[u16]) -> Result<Self, LoadError> {
+        let mut loaded = Self::load_program(object, maps::PROGRAM)?;
+        loaded.set_ports(ports)?;
+        Ok(loaded)
+    }
+
+    /// Loads the embedded program of an inner interface with hardware address `mac`: to steer
+    /// unicast packets to other than local addresses. What [`set_addresses`](Self::set_addresses)
+    /// names is the kernel's.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load_inner(mac: [u8; 6]) -> Result<Self, LoadError> {
+        Self::load_inner_object(OBJECT, mac)
+    }
+
+    /// Loads another build of that program.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load_inner_object(object: &[u8], mac: [u8; 6]) -> Result<Self, LoadError> {
+        let mut loaded = Self::load_program(object, maps::INNER_PROGRAM)?;
+        for (key, value) in maps::SETTING_MAC.into_iter().zip(maps::mac_settings(mac)) {
+            loaded
+                .settings
+                .set(key, value, 0)
+                .map_err(UpdateError::on("settings map"))?;
+        }
+        Ok(loaded)
+    }
+
+    fn load_program(object: &[u8], name: &'static str) -> Result<Self, LoadError> {
         // The object has no type information to be matched with the kernel's.
         let mut ebpf = EbpfLoader::new().btf(None).load(object)?;
         let program: &mut Xdp = ebpf
-            .program_mut(maps::PROGRAM)
-            .ok_or(LoadError::Incomplete(maps::PROGRAM))?
+            .program_mut(name)
+            .ok_or(LoadError::Incomplete(name))?
             .try_into()
             .map_err(aya::EbpfError::from)?;
         program.load().map_err(aya::EbpfError::from)?;
@@ -128,6 +160,7 @@ impl XdpProgram {
             .map_err(aya::EbpfError::from)?;
         let mut loaded = Self {
             program,
+            name,
             ports: map(&mut ebpf, maps::PORTS)?,
             port_words: BTreeMap::new(),
             addresses: map(&mut ebpf, maps::ADDRESSES)?,
@@ -139,7 +172,6 @@ impl XdpProgram {
             attached: None,
         };
         loaded.set_addresses(LocalAddresses::Any)?;
-        loaded.set_ports(ports)?;
         Ok(loaded)
     }
 
@@ -371,7 +403,7 @@ impl XdpProgram {
         const WHAT: &str = "test run";
         let program: &Xdp = self
             .ebpf
-            .program(maps::PROGRAM)
+            .program(self.name)
             .ok_or(aya::programs::ProgramError::NotLoaded)
             .and_then(TryInto::try_into)
             .map_err(UpdateError::on(WHAT))?;

@@ -10,9 +10,11 @@ use super::features::Features;
 use super::gather::Gather;
 use super::interface::Interface;
 use super::metadata::TxChecksum;
+use super::outlet::Outlet;
 use super::program::AttachedMode;
 use super::ring::Producer;
 use super::rx::XdpRx;
+use super::rx_frames::RxSide;
 use super::socket::{BindOptions, Handle, Mode, RingSizes, Socket, ZeroCopy};
 use super::tx::{TxSettings, XdpTx};
 use super::umem::{Chunk, Umem};
@@ -23,16 +25,18 @@ use crate::engine::port::DriverInfo;
 pub(super) struct Description {
     /// The interface's index.
     pub(super) interface: u32,
-    interface_name: String,
-    queue: u32,
+    pub(super) interface_name: String,
+    pub(super) queue: u32,
     pub(super) mode: Mode,
-    attached: AttachedMode,
-    huge_pages: bool,
+    pub(super) attached: AttachedMode,
+    pub(super) huge_pages: bool,
     pub(super) busy_poll: BusyPolling,
+    /// Whether the UMEM is another socket's too.
+    pub(super) shares: bool,
     /// Keeps the XDP program on the interface until the last socket is closed: in the other
     /// order the kernel may warn, and a card in zero-copy mode reset. Dropped after the socket
     /// because the halves drop their handle first.
-    _program: Arc<OwnedFd>,
+    pub(super) _program: Arc<OwnedFd>,
 }
 
 impl Description {
@@ -53,6 +57,9 @@ impl Description {
             mode.push_str(", huge pages");
         }
         mode.push_str(&self.busy_poll.to_string());
+        if self.shares {
+            mode.push_str(", shared memory");
+        }
         DriverInfo {
             driver: "xdp",
             mode,
@@ -68,9 +75,12 @@ pub struct XdpQueue {
     rx: XdpRx,
     tx: Option<XdpTx>,
     queue: u32,
-    zero_copy: bool,
+    mode: Mode,
     lacks: Vec<String>,
     handle: Arc<Handle>,
+    /// Of the same UMEM, for an inner queue.
+    spare: Vec<Chunk>,
+    rx_frames: u32,
 }
 
 impl XdpQueue {
@@ -90,12 +100,17 @@ impl XdpQueue {
         let rx_frames = config.rx_frames;
         let memory = |source| XdpError::Memory {
             what: "frames",
-            bytes: u64::from(rx_frames + tx_frames) * super::CHUNK_SIZE as u64,
+            bytes: u64::from(rx_frames + tx_frames + config.spare_frames)
+                * super::CHUNK_SIZE as u64,
             source,
         };
-        let (umem, mut chunks) =
-            Umem::new(rx_frames + tx_frames, config.huge_pages).map_err(memory)?;
+        let (umem, mut chunks) = Umem::new(
+            rx_frames + tx_frames + config.spare_frames,
+            config.huge_pages,
+        )
+        .map_err(memory)?;
         let huge_pages = umem.huge_pages();
+        let spare = chunks.split_off((rx_frames + tx_frames) as usize);
         let tx_chunks = chunks.split_off(rx_frames as usize);
 
         // A program in generic mode sees copies only, whatever the driver could do.
@@ -175,6 +190,7 @@ impl XdpQueue {
             attached,
             huge_pages,
             busy_poll,
+            shares: false,
             _program: program,
         });
         let tx = tx.zip(config.transmit.as_ref()).map(|(tx, transmit)| {
@@ -193,24 +209,44 @@ impl XdpQueue {
                 transmit.paths.reader(),
             )
         });
+        let gather = config
+            .multi_buffer()
+            .then(|| Gather::new(usize::from(config.largest_datagram) + MOST_RECEIVED_HEADERS));
         Ok(Self {
             rx: XdpRx::new(
-                fill,
-                rx,
-                Arc::clone(&handle),
+                RxSide::new(fill, rx, Arc::clone(&handle), mode.need_wakeup, rx_frames)
+                    .gathering(gather),
                 description,
                 config.transmit.as_ref().map(|t| t.paths.reader()),
-                rx_frames,
-                config.multi_buffer().then(|| {
-                    Gather::new(usize::from(config.largest_datagram) + MOST_RECEIVED_HEADERS)
-                }),
             ),
             tx,
             queue,
-            zero_copy: mode.zero_copy,
+            mode,
             lacks,
             handle,
+            spare,
+            rx_frames,
         })
+    }
+
+    /// The socket, with the mode that it is bound in.
+    pub(super) fn socket(&self) -> (&Handle, Mode) {
+        (&self.handle, self.mode)
+    }
+
+    /// The frames of the same UMEM that are still nobody's.
+    pub(super) const fn spare(&mut self) -> &mut Vec<Chunk> {
+        &mut self.spare
+    }
+
+    /// How many frames it receives into: the first ones of its UMEM.
+    pub(super) const fn rx_frames(&self) -> u32 {
+        self.rx_frames
+    }
+
+    /// From now on `outlet` may send on what is received.
+    pub(super) fn lend_to(&mut self, outlet: Arc<Outlet>) {
+        self.rx.lend_to(outlet);
     }
 
     /// The queue's number on its interface.
@@ -227,7 +263,7 @@ impl XdpQueue {
     /// Whether the card reads and writes our frames itself.
     #[must_use]
     pub const fn zero_copy(&self) -> bool {
-        self.zero_copy
+        self.mode.zero_copy
     }
 
     /// What was asked for and is not to be had, each with the reason.
@@ -262,7 +298,7 @@ impl AsFd for XdpQueue {
 pub(super) const LEAST_RING: u32 = 64;
 
 /// Gives all of `chunks` to the kernel.
-fn fill_all(fill: &mut Producer<u64>, chunks: Vec<Chunk>) {
+pub(super) fn fill_all(fill: &mut Producer<u64>, chunks: Vec<Chunk>) {
     for chunk in chunks {
         let pushed = fill.push(chunk.surrender(0));
         debug_assert!(pushed, "more frames than fill ring entries");

@@ -269,26 +269,26 @@ impl<T: FromBytes + IntoBytes + Copy> Consumer<T> {
     }
 }
 
+/// Rings in ordinary memory, for tests.
 #[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-
-    use proptest::prelude::*;
-
+pub(super) mod twins {
     use super::*;
 
-    const OFFSETS: Offsets = Offsets {
+    pub(crate) const OFFSETS: Offsets = Offsets {
         producer: 0,
         consumer: 64,
         flags: 128,
         entries: 192,
     };
 
-    /// Both sides of a ring in ordinary memory whose indices start at `origin`.
-    fn twin(capacity: u32, origin: u32) -> (Producer<u64>, Consumer<u64>) {
-        let length = OFFSETS.length(size_of::<u64>(), capacity);
+    /// Both sides of a ring whose indices start at `origin`.
+    pub(crate) fn twin<T: FromBytes + IntoBytes + Copy>(
+        capacity: u32,
+        origin: u32,
+    ) -> (Producer<T>, Consumer<T>) {
+        let length = OFFSETS.length(size_of::<T>(), capacity);
         let mapping = Arc::new(Mapping::anonymous(length, false).unwrap());
-        let area = Area::<u64>::new(Arc::clone(&mapping), &OFFSETS, capacity).unwrap();
+        let area = Area::<T>::new(Arc::clone(&mapping), &OFFSETS, capacity).unwrap();
         area.producer().store(origin, Ordering::Relaxed);
         area.consumer().store(origin, Ordering::Relaxed);
         // SAFETY: one producer and one consumer on fresh memory; `area` is not used again.
@@ -298,6 +298,21 @@ mod tests {
                 Consumer::new(mapping, &OFFSETS, capacity).unwrap(),
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::twins::{self, OFFSETS};
+    use super::*;
+
+    /// Both sides of a ring of numbers.
+    fn twin(capacity: u32, origin: u32) -> (Producer<u64>, Consumer<u64>) {
+        twins::twin(capacity, origin)
     }
 
     #[derive(Clone, Debug)]

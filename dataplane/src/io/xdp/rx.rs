@@ -1,7 +1,6 @@
 //! The receiving half of a queue: RX ring in, fill ring out.
 
 use core::net::SocketAddr;
-use core::ops::Range;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -10,11 +9,11 @@ use arrayvec::ArrayVec;
 use ringspan_xdp_common::UdpFrame;
 
 use super::gather::{Frames, Gather};
+use super::outlet::Outlet;
 use super::path::{PathKey, PathReader};
 use super::queue::Description;
-use super::ring::{Consumer, Descriptor, Producer};
-use super::socket::{Handle, SocketStatistics};
-use super::umem::Chunk;
+use super::rx_frames::{Frame, RxFrames, RxSide};
+use super::socket::SocketStatistics;
 use crate::engine::port::{Datagram, DriverInfo, Ecn, MAX_BATCH, OuterRx, Pollable};
 use crate::mesh::Endpoint;
 
@@ -22,183 +21,67 @@ use crate::mesh::Endpoint;
 ///
 /// Its frames circulate between it and the kernel: fill ring → kernel → RX ring → lent to the
 /// engine in place → fill ring. Those of a jumbo frame go back as soon as it was put together. They
-/// are never the sending half's.
+/// are never the sending half's. An inner queue that shares the
+/// UMEM may send a lent frame on; then it takes the way through that queue's rings before it comes
+/// back.
 #[derive(Debug)]
 pub struct XdpRx {
-    // Rings before the socket: see `Socket`.
-    fill: Producer<u64>,
-    rx: Consumer<Descriptor>,
-    /// Taken from the RX ring, not yet back in the fill ring. Empty between calls, unless the
-    /// engine panicked: then the frames are returned by the next call.
-    lent: Box<ArrayVec<Frame, MAX_BATCH>>,
-    /// For frames of several chunks; none where the socket takes none.
-    gather: Option<Gather>,
-    handle: Arc<Handle>,
+    side: RxSide,
+    /// Sends on what the engine opened in our frames.
+    outlet: Option<Arc<Outlet>>,
     description: Arc<Description>,
     paths: Option<PathReader>,
-    frames: u32,
     counters: RxCounters,
 }
-
-/// A frame that is ours for the moment.
-#[derive(Debug)]
-enum Frame {
-    /// In the chunk that it was received into.
-    InPlace {
-        chunk: Chunk,
-        offset: usize,
-        length: usize,
-    },
-    /// Put together from several chunks, at this place of the arena.
-    Gathered(Range<usize>),
-}
-
-/// The most descriptors taken at once: so that a flood of frames which make no datagram cannot keep
-/// us from anything else.
-const MOST_DESCRIPTORS: usize = 8 * MAX_BATCH;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct RxCounters {
     datagrams: u64,
     /// Not a whole UDP datagram: cut short, or a fragment; the program passes none.
     malformed: u64,
-    /// An address that is not in the UMEM: the ring was written by somebody else.
-    foreign: u64,
-    wakeups: u64,
     busy_polls: u64,
 }
 
-/// Where the frames of a receiving half are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RxFrames {
-    /// All of them.
-    pub total: u32,
-    /// In the fill ring, for the kernel to take.
-    pub fill_ring: u32,
-    /// In the RX ring, received, for us to take.
-    pub rx_ring: u32,
-    /// In our hands.
-    pub lent: u32,
-}
-
-impl RxFrames {
-    /// With the kernel or the card: taken from the fill ring and not yet received into. In copy
-    /// mode, and while nothing comes, 0 or the one frame that the kernel took ahead.
-    #[must_use]
-    pub const fn in_kernel(&self) -> u32 {
-        self.total
-            .saturating_sub(self.fill_ring)
-            .saturating_sub(self.rx_ring)
-            .saturating_sub(self.lent)
-    }
-}
-
 impl XdpRx {
-    /// Of the chunks, all must be in `fill` already.
     pub(super) fn new(
-        fill: Producer<u64>,
-        rx: Consumer<Descriptor>,
-        handle: Arc<Handle>,
+        side: RxSide,
         description: Arc<Description>,
         paths: Option<PathReader>,
-        frames: u32,
-        gather: Option<Gather>,
     ) -> Self {
         Self {
-            fill,
-            rx,
-            lent: Box::default(),
-            gather,
-            handle,
+            side,
+            outlet: None,
             description,
             paths,
-            frames,
             counters: RxCounters::default(),
         }
+    }
+
+    /// From now on `outlet` may send our frames on.
+    pub(super) fn lend_to(&mut self, outlet: Arc<Outlet>) {
+        self.outlet = Some(outlet);
     }
 
     /// Where the frames are at this moment.
     #[must_use]
     pub fn frames(&self) -> RxFrames {
-        RxFrames {
-            total: self.frames,
-            fill_ring: self.fill.pending(),
-            rx_ring: self.rx.waiting(),
-            lent: self
-                .lent
-                .iter()
-                .filter(|frame| matches!(frame, Frame::InPlace { .. }))
-                .count() as u32,
-        }
+        self.side.frames()
     }
 
     /// What the kernel counts for the socket; all 0 if it does not tell.
     #[must_use]
     pub fn socket_statistics(&self) -> SocketStatistics {
-        self.handle.statistics().unwrap_or_default()
+        self.side.socket_statistics()
     }
 
-    /// Takes up to a batch of frames out of the RX ring into `lent`.
-    fn take(&mut self) {
-        let mut returned = false;
-        for _ in 0..MOST_DESCRIPTORS {
-            if self.lent.is_full() || self.gather.as_ref().is_some_and(|g| !g.has_room()) {
-                break;
+    /// Sends on what is to be sent on of the lent frames, and gives the rest back to the kernel.
+    fn settle(&mut self) {
+        match &self.outlet {
+            Some(outlet) => {
+                let mut back = outlet.settle(&mut self.side.lent);
+                self.side.give_back(back.drain());
             }
-            let Some(descriptor) = self.rx.pop() else {
-                break;
-            };
-            // SAFETY: the RX ring returns frames of this socket's UMEM, each entry is popped
-            // once, and the token of every chunk that the kernel has was surrendered to the
-            // fill ring.
-            let frame = unsafe { self.handle.umem.reclaim(descriptor.address) };
-            self.counters.foreign += u64::from(frame.is_none());
-            let length = descriptor.length as usize;
-            let more = descriptor.options & libc::XDP_PKT_CONTD != 0;
-            match (&mut self.gather, frame) {
-                (Some(gather), mut frame) if gather.concerns(more) => {
-                    let part = frame
-                        .as_mut()
-                        .and_then(|(chunk, offset)| self.handle.umem.bytes(chunk, *offset, length));
-                    if let Some(place) = gather.add(part.as_deref(), more) {
-                        self.lent.push(Frame::Gathered(place));
-                    }
-                    // Copied: the kernel may have the chunk again.
-                    if let Some((chunk, _)) = frame {
-                        returned |= self.fill.push(chunk.surrender(0));
-                    }
-                }
-                (_, Some((chunk, offset))) => self.lent.push(Frame::InPlace {
-                    chunk,
-                    offset,
-                    length,
-                }),
-                (_, None) => {}
-            }
-        }
-        self.rx.release();
-        if returned {
-            self.fill.publish();
-        }
-    }
-
-    /// Puts everything in `lent` back into the fill ring and wakes the driver if it sleeps.
-    fn give_back(&mut self) {
-        let mut returned = false;
-        for frame in self.lent.drain(..) {
-            if let Frame::InPlace { chunk, .. } = frame {
-                // Never full: the ring has an entry for every frame.
-                returned |= self.fill.push(chunk.surrender(0));
-            }
-        }
-        if returned {
-            self.fill.publish();
-        }
-        if self.description.mode.need_wakeup && self.fill.needs_wakeup() {
-            self.counters.wakeups += 1;
-            // Only fails when the interface is down or the program gone: then nothing comes,
-            // and the next call tries again.
-            let _ = self.handle.kick_rx();
+            None => self.side.give_back([]),
         }
     }
 
@@ -213,19 +96,14 @@ impl XdpRx {
                 ..key
             },
         ] {
-            if let Some(path) = paths.known(&key)
-                && path.destination_mac == frame.source_mac
-                && path.interface == interface
-            {
-                path.marks.mark_confirmed();
-            }
+            paths.confirm(&key, interface, frame.source_mac);
         }
     }
 }
 
 impl Pollable for XdpRx {
     fn poll_fds(&self, visit: &mut dyn FnMut(BorrowedFd<'_>)) {
-        visit((*self.handle).as_fd());
+        visit((*self.side.handle).as_fd());
     }
 
     fn info(&self) -> DriverInfo {
@@ -233,47 +111,32 @@ impl Pollable for XdpRx {
     }
 
     fn statistics(&self) -> Vec<(&'static str, u64)> {
-        let frames = self.frames();
-        let kernel = self.socket_statistics();
-        let (gathered, broken) = self
-            .gather
-            .as_ref()
-            .map_or((0, 0), |gather| (gather.gathered(), gather.broken()));
-        vec![
-            ("rx_dropped", kernel.rx_dropped),
-            ("rx_invalid_descs", kernel.rx_invalid_descs),
-            ("rx_ring_full", kernel.rx_ring_full),
-            ("rx_fill_ring_empty_descs", kernel.rx_fill_ring_empty_descs),
+        let mut all = self.side.statistics();
+        all.extend([
             ("rx_datagrams", self.counters.datagrams),
             ("rx_malformed", self.counters.malformed),
-            ("rx_foreign_descs", self.counters.foreign),
-            ("rx_gathered", gathered),
-            ("rx_broken_chains", broken),
-            ("rx_wakeups", self.counters.wakeups),
             ("rx_busy_polls", self.counters.busy_polls),
-            ("rx_frames", u64::from(frames.total)),
-            ("rx_frames_fill_ring", u64::from(frames.fill_ring)),
-            ("rx_frames_rx_ring", u64::from(frames.rx_ring)),
-        ]
+        ]);
+        all
     }
 }
 
 impl OuterRx for XdpRx {
     fn recv_batch(&mut self, handle: &mut dyn FnMut(&mut [Datagram<'_>])) -> io::Result<usize> {
         // Not empty only after a panic in `handle`.
-        if !self.lent.is_empty() {
-            self.give_back();
+        if !self.side.lent.is_empty() {
+            self.settle();
         }
-        if let Some(gather) = &mut self.gather {
+        if let Some(gather) = &mut self.side.gather {
             gather.begin_batch();
         }
-        self.take();
-        if self.lent.is_empty() && self.busy_poll() {
-            self.take();
+        self.side.take();
+        if self.side.lent.is_empty() && self.busy_poll() {
+            self.side.take();
         }
-        if self.lent.is_empty() {
+        if self.side.lent.is_empty() {
             // The flag may have come up after the last refill.
-            self.give_back();
+            self.settle();
             return Ok(0);
         }
 
@@ -284,15 +147,13 @@ impl OuterRx for XdpRx {
         if let Some(paths) = &mut confirming {
             paths.refresh();
         }
-        let mut gathered = self.gather.as_mut().map_or(Frames::none(), Gather::frames);
-        for frame in &mut *self.lent {
+        let umem = &self.side.handle.umem;
+        let gather = self.side.gather.as_mut();
+        let mut gathered = gather.map_or(Frames::none(), Gather::frames);
+        for frame in &mut *self.side.lent {
             let bytes = match frame {
-                Frame::InPlace {
-                    chunk,
-                    offset,
-                    length,
-                } => self.handle.umem.bytes(chunk, *offset, *length),
                 Frame::Gathered(place) => gathered.take(place.clone()),
+                in_place => in_place.bytes(umem),
             };
             let parsed = bytes.and_then(|bytes| {
                 let parsed = UdpFrame::parse(bytes).ok()?;
@@ -321,14 +182,15 @@ impl OuterRx for XdpRx {
         }
         let count = datagrams.len();
         if self.counters.datagrams == 0 {
-            self.description.busy_poll.learn((*self.handle).as_fd());
+            let socket = (*self.side.handle).as_fd();
+            self.description.busy_poll.learn(socket);
         }
         self.counters.datagrams += count as u64;
         if count > 0 {
             handle(&mut datagrams);
         }
         drop(datagrams);
-        self.give_back();
+        self.settle();
         Ok(count)
     }
 
@@ -337,9 +199,7 @@ impl OuterRx for XdpRx {
             return false;
         }
         self.counters.busy_polls += 1;
-        // Fails like a wake-up does, and as little depends on it.
-        let _ = self.handle.kick_rx();
-        self.rx.waiting() > 0
+        self.side.poll()
     }
 }
 

@@ -112,7 +112,7 @@ pub(super) struct Socket {
 #[derive(Debug)]
 pub(super) struct Handle {
     fd: OwnedFd,
-    pub(super) umem: Umem,
+    pub(super) umem: Arc<Umem>,
 }
 
 impl Socket {
@@ -121,6 +121,21 @@ impl Socket {
     pub(super) fn new(umem: Umem, sizes: RingSizes, metadata: bool) -> Result<Self, XdpError> {
         let fd = xdp_socket().map_err(XdpError::Socket)?;
         let metadata = register(fd.as_fd(), &umem, metadata)?;
+        Self::with_rings(fd, Arc::new(umem), sizes, metadata)
+    }
+
+    /// A socket that is to share the frames of `owner`, by [`bind_shared`](Self::bind_shared).
+    pub(super) fn sharing(owner: &Handle, sizes: RingSizes) -> Result<Self, XdpError> {
+        let fd = xdp_socket().map_err(XdpError::Socket)?;
+        Self::with_rings(fd, Arc::clone(&owner.umem), sizes, false)
+    }
+
+    fn with_rings(
+        fd: OwnedFd,
+        umem: Arc<Umem>,
+        sizes: RingSizes,
+        metadata: bool,
+    ) -> Result<Self, XdpError> {
         set_ring_size(fd.as_fd(), Ring::Fill, sizes.fill)?;
         set_ring_size(fd.as_fd(), Ring::Completion, sizes.completion)?;
         set_ring_size(fd.as_fd(), Ring::Rx, sizes.rx)?;
@@ -199,7 +214,27 @@ impl Socket {
         })
     }
 
-    /// Binds in one mode; tries again for `patience` while the queue is in use.
+    /// Binds to `queue` of `interface` with the frames of `owner`, which is bound to another queue
+    /// in `mode`. The kernel takes over that mode: a zero-copy one is refused by interfaces that
+    /// only copy.
+    pub(super) fn bind_shared(
+        &self,
+        owner: (&Handle, Mode),
+        interface: &Interface,
+        queue: u32,
+        patience: Duration,
+    ) -> Result<Mode, XdpError> {
+        let (owner, mode) = owner;
+        let shared = (libc::XDP_SHARED_UMEM, "shared memory");
+        self.bind_with(shared, Some(owner.as_fd()), interface, queue, patience)?;
+        Ok(Mode {
+            zero_copy: self.handle.is_zero_copy()?,
+            need_wakeup: mode.need_wakeup,
+            multi_buffer: mode.multi_buffer,
+        })
+    }
+
+    /// Binds in one mode with frames of its own.
     fn bind_in(
         &self,
         (flag, mode): (u16, &'static str),
@@ -208,13 +243,32 @@ impl Socket {
         options: BindOptions,
         patience: Duration,
     ) -> Result<(), XdpError> {
+        self.bind_with(
+            (flag | options.flags(), mode),
+            None,
+            interface,
+            queue,
+            patience,
+        )
+    }
+
+    /// Binds; tries again for `patience` while the queue is in use.
+    fn bind_with(
+        &self,
+        (flags, mode): (u16, &'static str),
+        owner: Option<BorrowedFd<'_>>,
+        interface: &Interface,
+        queue: u32,
+        patience: Duration,
+    ) -> Result<(), XdpError> {
         let deadline = Instant::now() + patience;
         loop {
             let answer = bind(
                 self.handle.fd.as_fd(),
                 interface.index(),
                 queue,
-                flag | options.flags(),
+                flags,
+                owner,
             );
             let Err(source) = answer else {
                 return Ok(());
@@ -513,13 +567,20 @@ fn map(
         })
 }
 
-fn bind(fd: BorrowedFd<'_>, interface: u32, queue: u32, flags: u16) -> io::Result<()> {
+fn bind(
+    fd: BorrowedFd<'_>,
+    interface: u32,
+    queue: u32,
+    flags: u16,
+    owner: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let address = libc::sockaddr_xdp {
         sxdp_family: libc::AF_XDP as u16,
         sxdp_flags: flags,
         sxdp_ifindex: interface,
         sxdp_queue_id: queue,
-        sxdp_shared_umem_fd: 0,
+        // Not looked at without XDP_SHARED_UMEM.
+        sxdp_shared_umem_fd: owner.map_or(0, |owner| owner.as_raw_fd().cast_unsigned()),
     };
     // SAFETY: `address` is a whole `sockaddr_xdp`, which bind only reads.
     let result = unsafe {

@@ -1,6 +1,5 @@
 //! The sending half of a queue: TX ring out, completion ring in.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
@@ -9,6 +8,7 @@ use arrayvec::ArrayVec;
 
 use super::driver::LARGEST_DATAGRAM;
 use super::header::{self, Fields, HeaderTemplate, MOST_HEADERS};
+use super::kick::Kicks;
 use super::metadata;
 use super::path::{Path, PathKey, PathReader};
 use super::queue::Description;
@@ -23,11 +23,6 @@ use crate::wire::checksum::Sum;
 /// it, and on a cache line.
 pub(super) const PAYLOAD_OFFSET: usize = 128;
 const _: () = assert!(metadata::LENGTH + MOST_HEADERS <= PAYLOAD_OFFSET);
-
-/// How often a send is tried again in one call when the kernel takes a part of the ring at a
-/// time (copy mode: a budget a call) or makes no progress at all.
-const MOST_KICKS: usize = 64;
-const FRUITLESS_KICKS: usize = 3;
 
 /// Sends datagrams by one queue.
 ///
@@ -46,6 +41,7 @@ pub struct XdpTx {
     identification: u16,
     paths: PathReader,
     current: Option<Current>,
+    kicks: Kicks,
     counters: TxCounters,
 }
 
@@ -92,8 +88,6 @@ struct TxCounters {
     too_long: u64,
     ring_full: u64,
     foreign: u64,
-    wakeups: u64,
-    wakeup_errors: u64,
 }
 
 /// Where the frames of a sending half are.
@@ -156,6 +150,7 @@ impl XdpTx {
             identification,
             paths,
             current: None,
+            kicks: Kicks::default(),
             counters: TxCounters::default(),
         }
     }
@@ -190,7 +185,7 @@ impl XdpTx {
         if let Some(bytes) = place.bytes(&self.handle.umem, PAYLOAD_OFFSET, frame.len()) {
             bytes.copy_from_slice(frame);
         }
-        let errors = self.counters.wakeup_errors;
+        let errors = self.kicks.errors;
         let pushed = push(
             &mut self.tx,
             &mut self.free,
@@ -201,7 +196,7 @@ impl XdpTx {
         );
         self.tx.publish();
         self.kick();
-        pushed && self.counters.wakeup_errors == errors
+        pushed && self.kicks.errors == errors
     }
 
     /// Whether none of its frames is under way; urges the kernel on where one is.
@@ -252,41 +247,10 @@ impl XdpTx {
         self.free.take_place(bytes)
     }
 
-    /// Has the kernel send, where it does not do so by itself.
     fn kick(&mut self) {
-        let mode = self.description.mode;
-        let mut fruitless = 0;
-        for _ in 0..MOST_KICKS {
-            let pending = self.tx.pending();
-            if pending == 0 || fruitless == FRUITLESS_KICKS {
-                return;
-            }
-            // A driver that is polled does nothing between the polls.
-            let polled = mode.zero_copy && self.description.busy_poll.polls();
-            if mode.need_wakeup && !polled && !self.tx.needs_wakeup() {
-                return;
-            }
-            self.counters.wakeups += 1;
-            match self.handle.kick_tx() {
-                Ok(()) => {}
-                // The kernel took what it wanted for one call, or the card's queue is full.
-                Err(error) if busy(&error) => {}
-                // The interface is down or gone: the frames stay in the ring.
-                Err(_) => {
-                    self.counters.wakeup_errors += 1;
-                    return;
-                }
-            }
-            // In zero-copy mode the driver goes on by itself once it is awake.
-            if mode.zero_copy {
-                return;
-            }
-            fruitless = if self.tx.pending() == pending {
-                fruitless + 1
-            } else {
-                0
-            };
-        }
+        let polled = self.description.busy_poll.polls();
+        self.kicks
+            .kick(&self.tx, &self.handle, self.description.mode, polled);
     }
 
     /// Makes `current` the path and headers for `endpoint`; false when it is not reached by
@@ -490,14 +454,6 @@ fn push(
     })
 }
 
-/// Whether a send failed only for the moment.
-fn busy(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR)
-    )
-}
-
 impl AsFd for XdpTx {
     /// The AF_XDP socket: writable when the TX ring has room.
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -584,8 +540,8 @@ impl OuterTx for XdpTx {
             ("tx_too_long", self.counters.too_long),
             ("tx_ring_full", self.counters.ring_full),
             ("tx_foreign_descs", self.counters.foreign),
-            ("tx_wakeups", self.counters.wakeups),
-            ("tx_wakeup_errors", self.counters.wakeup_errors),
+            ("tx_wakeups", self.kicks.wakeups),
+            ("tx_wakeup_errors", self.kicks.errors),
             ("tx_frames", frames.total as u64),
             ("tx_frames_free", frames.free as u64),
             ("tx_frames_tx_ring", frames.tx_ring as u64),

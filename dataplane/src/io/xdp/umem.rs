@@ -18,7 +18,7 @@ pub(super) use runs::{MOST_RUN, Place, SendChunks};
 /// 1024 bytes in zero-copy mode, without a word. More is not supported by the kernel (one page).
 pub const CHUNK_SIZE: usize = 4096;
 
-/// The frames of one socket.
+/// The frames of one socket, or of several that share them.
 #[derive(Debug)]
 pub(super) struct Umem {
     mapping: Mapping,
@@ -43,6 +43,11 @@ impl Chunk {
     #[must_use]
     pub(super) const fn surrender(self, offset: usize) -> u64 {
         self.index as u64 * CHUNK_SIZE as u64 + offset as u64
+    }
+
+    /// Which chunk of its UMEM it is, counted from 0.
+    pub(super) const fn index(&self) -> u32 {
+        self.index
     }
 }
 
@@ -100,6 +105,16 @@ impl Umem {
             let first = self.mapping.start().add(start);
             Some(core::slice::from_raw_parts_mut(first.as_ptr(), length))
         }
+    }
+
+    /// The chunk in which all of `bytes` lie, and their offset in it; `None` when they lie elsewhere.
+    pub(super) fn locate(&self, bytes: &[u8]) -> Option<(u32, usize)> {
+        let start = bytes.as_ptr().addr();
+        let place = start.checked_sub(self.mapping.start().as_ptr().addr())?;
+        let index = u32::try_from(place / CHUNK_SIZE).ok()?;
+        let offset = place % CHUNK_SIZE;
+        let inside = index < self.chunks && bytes.len() <= CHUNK_SIZE - offset;
+        inside.then_some((index, offset))
     }
 
     /// The first byte's address, for `XDP_UMEM_REG`.
@@ -198,6 +213,24 @@ mod tests {
             assert!(umem.reclaim(4 * 4096).is_none());
             assert!(umem.reclaim(u64::MAX).is_none());
         }
+    }
+
+    #[test]
+    fn bytes_are_found_again_by_where_they_lie() {
+        let (umem, mut chunks) = Umem::new(4, false).unwrap();
+        for chunk in &mut chunks {
+            let index = chunk.index();
+            let bytes = umem.bytes(chunk, 300, 1000).unwrap();
+            assert_eq!(umem.locate(bytes), Some((index, 300)));
+            assert_eq!(umem.locate(&bytes[700..]), Some((index, 1000)));
+            assert_eq!(umem.locate(&bytes[..0]), Some((index, 300)));
+        }
+        let (other, mut foreign) = Umem::new(4, false).unwrap();
+        assert_eq!(
+            umem.locate(other.bytes(&mut foreign[1], 0, 10).unwrap()),
+            None
+        );
+        assert_eq!(umem.locate(b"on no chunk"), None);
     }
 
     #[test]

@@ -22,6 +22,10 @@ pub enum Need {
     Bpf,
     /// AF_XDP sockets: a kernel with `CONFIG_XDP_SOCKETS`, and `CAP_NET_RAW`.
     AfXdp,
+    /// This version of Linux or a later one.
+    Linux(u32, u32),
+    /// A version of Linux before this one.
+    LinuxBefore(u32, u32),
     /// Huge pages of 2 MiB whose number may be changed.
     HugePages,
     /// A program on `PATH` (or in `/usr/sbin`, `/sbin`), by its name.
@@ -53,6 +57,12 @@ impl Need {
                     .map(|name| format!("needs {name} to load XDP programs: run as root")),
             },
             Self::AfXdp => af_xdp(),
+            Self::Linux(major, minor) => {
+                (linux() < (major, minor)).then(|| format!("needs Linux {major}.{minor} or later"))
+            }
+            Self::LinuxBefore(major, minor) => {
+                (linux() >= (major, minor)).then(|| format!("needs a Linux before {major}.{minor}"))
+            }
             Self::HugePages => huge_pages(),
             Self::Program(name) => program(name).is_none().then(|| {
                 format!(
@@ -141,6 +151,14 @@ fn tun_device() -> Option<String> {
         .open(path)
         .err()
         .map(|error| format!("needs {}: {error}", path.display()))
+}
+
+/// The kernel's version; 0.0 where it does not tell.
+fn linux() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split('.').map_while(|number| number.parse().ok());
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next())
 }
 
 fn huge_pages() -> Option<String> {

@@ -399,7 +399,11 @@ fn a_silent_tx_ring_is_told() -> TestResult {
 
 fn main() -> ExitCode {
     let mut suite = Suite::new()
-        .test("options_are_told", &NEEDS, options_are_told)
+        .test(
+            "options_are_told",
+            &[&NEEDS[..], &[Need::Linux(6, 8)]].concat(),
+            options_are_told,
+        )
         .test(
             "a_wrong_busy_poll_is_an_error",
             &NEEDS,

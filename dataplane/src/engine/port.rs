@@ -166,7 +166,9 @@ pub trait InnerRx: Pollable + Send {
 
 /// Takes inner packets: what came out of the tunnel, in order.
 pub trait InnerTx: Send {
-    /// Delivers `packets` in their order.
+    /// Delivers `packets` in their order. Where a packet lies in a frame that an outer driver lent, the
+    /// inner one may send that very frame once the lender's call has ended: until then its bytes must
+    /// stay as they are.
     fn send_batch(&mut self, packets: &[&[u8]]) -> Sent;
 
     /// Urges the kernel to take what it has accepted and not yet delivered; true where something is

@@ -52,6 +52,13 @@ pub(super) fn choose(wish: XdpSend, interface: &str, zero_copy: bool, test: &Sen
                  after {waited:?}: AF_XDP receives, the UDP socket sends"
             )),
         ),
+        (XdpSend::Auto, SendTest::Refused { queue }) => choice(
+            false,
+            Reason::Lacking(format!(
+                "AF_XDP on {interface} has zero copy, but queue {queue} takes no test frame: \
+                 AF_XDP receives, the UDP socket sends"
+            )),
+        ),
         (XdpSend::Auto, SendTest::Works) => choice(
             true,
             Reason::Best(format!(
@@ -70,6 +77,13 @@ pub(super) fn choose(wish: XdpSend, interface: &str, zero_copy: bool, test: &Sen
             Reason::Lacking(format!(
                 "queue {queue} of {interface} had not sent a test frame after {waited:?}: what \
                  AF_XDP sends, as was asked for, may be lost; let the UDP socket send instead"
+            )),
+        ),
+        (XdpSend::Both, SendTest::Refused { queue }) => choice(
+            true,
+            Reason::Lacking(format!(
+                "queue {queue} of {interface} takes no test frame: what AF_XDP sends, as was asked \
+                 for, may be lost; let the UDP socket send instead"
             )),
         ),
         (XdpSend::Both, SendTest::Works | SendTest::Unknown(_)) => choice(true, Reason::Asked),
@@ -91,6 +105,7 @@ mod tests {
         };
         let unknown = SendTest::Unknown("eth7 has no link".into());
         let works = SendTest::Works;
+        let refused = SendTest::Refused { queue: 5 };
         for (wish, zero_copy, test, xdp_sends, words) in [
             (
                 XdpSend::Auto,
@@ -112,6 +127,20 @@ mod tests {
                 &silent,
                 false,
                 &["queue 3", "100ms", "UDP socket sends"],
+            ),
+            (
+                XdpSend::Auto,
+                true,
+                &refused,
+                false,
+                &["queue 5", "no test frame", "UDP socket sends"],
+            ),
+            (
+                XdpSend::Both,
+                true,
+                &refused,
+                true,
+                &["queue 5", "may be lost"],
             ),
             (
                 XdpSend::Auto,

@@ -105,11 +105,19 @@ impl Veth {
         let mut notes = Vec::new();
         let sharing = outer.len().min(workers);
         if queues.iter().take(sharing).any(|queue| !queue.forwards()) {
-            notes.push(format!(
-                "packets to {} are copied: the outer sockets are in another mode, and memory is \
-                 shared among equals only; `Outer::copy_only` makes them equal",
-                self.name
-            ));
+            notes.push(if outer.iter().any(XdpQueue::zero_copy) {
+                format!(
+                    "packets to {} are copied: the outer sockets have zero copy, and memory is \
+                     shared among equals only; `Outer::copy_only` makes them equal",
+                    self.name
+                )
+            } else {
+                format!(
+                    "packets to {} are copied: the kernel does not let its sockets share the outer \
+                     ones' memory",
+                    self.name
+                )
+            });
         }
         let mut receivers: Vec<Vec<Box<dyn InnerRx>>> = (0..workers).map(|_| Vec::new()).collect();
         let mut senders: Vec<Box<dyn InnerTx>> = Vec::new();

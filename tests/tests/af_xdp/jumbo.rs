@@ -17,6 +17,7 @@ use crate::bed::{
 };
 
 pub(crate) fn add(suite: Suite, needs: &[Need]) -> Suite {
+    let needs = &[needs, &[Need::Linux(6, 6)]].concat();
     suite
         .test("jumbo_datagrams_arrive", needs, jumbo_datagrams_arrive)
         .test("jumbo_datagrams_leave", needs, jumbo_datagrams_leave)

@@ -8,6 +8,7 @@ use ringspan::runtime::wishes::XdpSend;
 use ringspan::{Dataplane, Inner, Outer};
 use ringspan_tests::harness::{Suite, TestResult};
 use ringspan_tests::netns::{Namespace, Veth};
+use ringspan_tests::privilege::Need;
 use ringspan_tests::traffic::ping::{Options as PingOptions, ping};
 use ringspan_tests::traffic::tcp;
 
@@ -19,6 +20,7 @@ const MTU: u16 = 8920;
 const TRANSFER: u64 = 16 << 20;
 
 pub(super) fn add(mut suite: Suite) -> Suite {
+    let needs = [&NEEDS[..], &[Need::Linux(6, 6)]].concat();
     let xdp = || Outer::xdp(OUTER);
     let udp = || Outer::udp();
     let generic = || Outer::xdp(OUTER).generic_only();
@@ -35,16 +37,16 @@ pub(super) fn add(mut suite: Suite) -> Suite {
         for (outside, family) in [("ipv4", 0), ("ipv6", 1)] {
             suite = suite.test(
                 format!("jumbo_{name}_over_{outside}_carries_traffic"),
-                &NEEDS,
+                &needs,
                 move || carries_traffic([a(), b()], family, queues),
             );
         }
     }
     suite
-        .test("auto_takes_xdp_for_jumbos", &NEEDS, auto_takes_xdp)
+        .test("auto_takes_xdp_for_jumbos", &needs, auto_takes_xdp)
         .test(
             "auto_takes_udp_where_jumbos_do_not_fit",
-            &NEEDS,
+            &needs,
             auto_takes_udp,
         )
 }

@@ -19,6 +19,9 @@ use super::umem::{CHUNK_SIZE, MOST_RUN};
 /// The most entries a ring may have here: 128 MiB of frames.
 const MOST_RING: u32 = 32768;
 
+/// The most frames besides: an inner queue's to receive into and to copy into.
+const MOST_SPARE: u32 = 2 * MOST_RING;
+
 /// The most headers before a datagram that is received: Ethernet, two VLAN tags, IPv4 with all its
 /// options, UDP.
 pub(super) const MOST_RECEIVED_HEADERS: usize = 14 + 8 + 60 + 8;
@@ -265,6 +268,15 @@ impl XdpConfig {
             ("the TX ring's size", self.tx_ring),
         ];
         check_rings(&rings)?;
+        if self.spare_frames > MOST_SPARE {
+            return Err(XdpError::Range {
+                what: "the number of spare frames",
+                value: self.spare_frames,
+                least: 0,
+                most: MOST_SPARE,
+                unit: "frames",
+            });
+        }
         if let Some(busy_poll) = self.busy_poll {
             busy_poll.check()?;
         }

@@ -83,7 +83,7 @@ pub enum XdpError {
          lower the tunnel's MTU to {tunnel}, or use the UDP driver",
         needed = u32::from(*largest) + 28,
         needed_v6 = u32::from(*largest) + 48,
-        tunnel = mtu.saturating_sub(48 + 32).max(u32::from(LARGEST_IN_ONE_CHUNK) - 32)
+        tunnel = mtu.saturating_sub(48 + 32)
     )]
     SmallLink {
         /// The interface.

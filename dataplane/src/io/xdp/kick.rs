@@ -10,6 +10,10 @@ use super::socket::{Handle, Mode};
 const MOST_KICKS: usize = 64;
 const FRUITLESS_KICKS: usize = 3;
 
+/// What a kernel sends in one call at least, where there is as much. Until about Linux 6.17 it takes
+/// nothing out of the ring before it has seen all of it: so many calls seem fruitless meanwhile.
+const LEAST_BUDGET: usize = 32;
+
 /// System calls made for a TX ring, and how many failed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Kicks {
@@ -31,7 +35,8 @@ impl Kicks {
         let mut fruitless = 0;
         for _ in 0..MOST_KICKS {
             let pending = tx.pending();
-            if pending == 0 || fruitless == FRUITLESS_KICKS {
+            if pending == 0 || fruitless >= FRUITLESS_KICKS.max(pending as usize / LEAST_BUDGET + 1)
+            {
                 return;
             }
             if mode.need_wakeup && !asleep_unasked && !tx.needs_wakeup() {

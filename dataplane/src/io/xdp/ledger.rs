@@ -111,7 +111,9 @@ impl Ledger {
             free: FreeChunks::new(chunks),
             noted: vec![false; lent as usize].into(),
             waiting: Vec::with_capacity(capacity),
-            returned: Vec::with_capacity(if lent > 0 { capacity } else { 0 }),
+            // Twice: of the frames that come back between two visits of the lender, a ring's worth
+            // may come with each.
+            returned: Vec::with_capacity(if lent > 0 { 2 * capacity } else { 0 }),
             under_way: 0,
             capacity,
             counters: LedgerCounters::default(),
@@ -230,10 +232,10 @@ impl Ledger {
     /// Takes sent frames back.
     pub(super) fn reap(&mut self) {
         let mut any = false;
-        // Linux 6.1 completes frames before it takes them out of the TX ring: no more may come back
-        // than there is room for, or some later push would fail.
+        // Kernels complete frames before they take them out of the TX ring: no more may come back
+        // than there is room for, or some later push would fail. What waits needs its room then.
         let room = self.tx.room(self.tx.capacity()) as usize;
-        while self.capacity - (self.waiting.len() + self.under_way).min(self.capacity) < room
+        while self.capacity.saturating_sub(self.under_way) < room
             && let Some(address) = self.completion.pop()
         {
             any = true;

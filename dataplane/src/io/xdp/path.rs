@@ -161,6 +161,11 @@ impl PathTable {
         true
     }
 
+    /// As [`want`](Self::want), for who rings later.
+    fn want_quietly(&self, key: PathKey) -> bool {
+        self.want.try_send(key).is_ok()
+    }
+
     /// Takes the next key that was asked for. Several readers may ask for the same one.
     pub fn next_wanted(&self) -> Option<PathKey> {
         self.wanted.try_recv().ok()
@@ -195,6 +200,8 @@ impl PathTable {
             asked: Box::new([None; MEMORY]),
             hasher: RandomState::new(),
             generation: 0,
+            rung: false,
+            unheard: false,
             seen: core::ptr::null::<Paths>().addr(),
         }
     }
@@ -209,6 +216,11 @@ pub struct PathReader {
     asked: Box<[Option<PathKey>; MEMORY]>,
     hasher: RandomState,
     generation: u64,
+    /// Whether the bell was rung since the last batch began: once a batch is enough, since it takes
+    /// a system call.
+    rung: bool,
+    /// Whether something was asked for without ringing.
+    unheard: bool,
     /// The address of the generation seen last. It cannot be another one's: the cache holds it.
     seen: usize,
 }
@@ -216,6 +228,10 @@ pub struct PathReader {
 impl PathReader {
     /// Looks whether a new generation was published, and numbers it; once a batch.
     pub fn refresh(&mut self) -> u64 {
+        self.rung = core::mem::take(&mut self.unheard);
+        if self.rung {
+            self.table.ring();
+        }
         let now = Arc::as_ptr(self.cache.load()).addr();
         if now != self.seen {
             self.seen = now;
@@ -232,8 +248,14 @@ impl PathReader {
         }
         let place = self.hasher.hash_one(key) as usize % MEMORY;
         let memory = self.asked.get_mut(place)?;
-        if *memory != Some(*key) && self.table.want(*key) {
+        if *memory != Some(*key) && self.table.want_quietly(*key) {
             *memory = Some(*key);
+            if self.rung {
+                self.unheard = true;
+            } else {
+                self.rung = true;
+                self.table.ring();
+            }
         }
         None
     }

@@ -128,8 +128,9 @@ impl XdpQueue {
         let mut socket = Socket::new(
             umem,
             RingSizes {
-                // An entry for every frame, so that giving one back cannot fail.
-                fill: rx_frames,
+                // Giving a frame back cannot fail: there are entries for all of them, and again as
+                // many because the kernel hands received frames out before it frees their entries.
+                fill: 2 * rx_frames,
                 // The kernel asks for a completion ring also where nothing is sent.
                 completion: tx_frames.max(LEAST_RING),
                 rx: config.rx_ring,

@@ -35,6 +35,11 @@ pub enum SendTest {
         /// How long was waited.
         waited: Duration,
     },
+    /// This queue takes no frame: the kernel refuses to send.
+    Refused {
+        /// The first such queue.
+        queue: u32,
+    },
     /// Nothing can be said, for this reason: the interface has no link, say.
     Unknown(String),
 }
@@ -57,7 +62,11 @@ pub fn test_sending(
         if let Some(tx) = queue.sender()
             && !tx.send_frame(&frame)
         {
-            return SendTest::Unknown(format!("queue {number} takes no frame"));
+            return if interface.has_link() {
+                SendTest::Refused { queue: number }
+            } else {
+                no_link()
+            };
         }
     }
     let began = Instant::now();

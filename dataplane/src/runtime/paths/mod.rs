@@ -37,8 +37,12 @@ use crate::runtime::rtnetlink::Events;
 /// rules of both families.
 const GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
 
-/// The most paths kept: endpoints of authenticated peers, or configured ones.
+/// The most paths kept. Outside they lead to endpoints of authenticated peers, or configured ones; on
+/// an inner interface a peer has the choice of destinations, so that some must give way to others.
 const MOST_PATHS: usize = 1 << 16;
+
+/// At most this often room is made when there are as many: all are looked at for it.
+const LEAST_BETWEEN_SWEEPS: Duration = Duration::from_secs(1);
 
 /// All routes are looked up anew at most this often: where a routing daemon works, they change
 /// all the time.
@@ -132,6 +136,7 @@ struct Resolver {
     again: bool,
     next_lookup: Instant,
     next_round: Instant,
+    next_sweep: Instant,
 }
 
 impl Resolver {
@@ -156,6 +161,7 @@ impl Resolver {
             again: false,
             next_lookup: now,
             next_round: now + ROUND,
+            next_sweep: now,
         };
         resolver.list()?;
         Ok(resolver)
@@ -275,7 +281,7 @@ impl Resolver {
         self.table.quiet();
         let mut changed = false;
         while let Some(key) = self.table.next_wanted() {
-            let full = self.wanted.len() >= MOST_PATHS;
+            let full = self.wanted.len() >= MOST_PATHS && !self.make_room();
             match self.wanted.entry(key) {
                 Entry::Occupied(mut known) => known.get_mut().idle = 0,
                 Entry::Vacant(_) if full => continue,
@@ -287,6 +293,21 @@ impl Resolver {
             self.seek(&key);
         }
         changed
+    }
+
+    /// Forgets the keys that lead nowhere, or that nobody used or asked for in the last round; whether
+    /// there is room for another one.
+    fn make_room(&mut self) -> bool {
+        let now = Instant::now();
+        if now >= self.next_sweep {
+            self.next_sweep = now + LEAST_BETWEEN_SWEEPS;
+            let published = &self.published;
+            self.wanted
+                .retain(|key, wanted| wanted.idle == 0 && published.contains_key(key));
+            let wanted = &self.wanted;
+            self.published.retain(|key, _| wanted.contains_key(key));
+        }
+        self.wanted.len() < MOST_PATHS
     }
 
     fn look_up_all(&mut self) -> bool {

@@ -31,12 +31,12 @@ enum Send {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// So many frames are lent, and these packets sent.
-    Lend(usize, Vec<Send>),
+    /// So many frames are lent, and these packets sent; in their midst the kernel is urged, if so.
+    Lend(usize, Vec<Send>, bool),
     /// Packets of these lengths are sent that lie elsewhere, while nothing is lent.
     Elsewhere(Vec<usize>),
-    /// The kernel takes so many frames from the TX ring.
-    Take(usize),
+    /// The kernel takes so many frames from the TX ring, and says so, or not yet.
+    Take(usize, bool),
     /// It completes those it has, beginning with this one.
     Complete(usize, usize),
     Reap,
@@ -54,10 +54,10 @@ fn send() -> impl Strategy<Value = Send> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0usize..12, prop::collection::vec(send(), 0..16))
-            .prop_map(|(n, sends)| Step::Lend(n, sends)),
+        4 => (0usize..12, prop::collection::vec(send(), 0..16), any::<bool>())
+            .prop_map(|(n, sends, urged)| Step::Lend(n, sends, urged)),
         1 => prop::collection::vec(1usize..300, 0..4).prop_map(Step::Elsewhere),
-        3 => (0usize..10).prop_map(Step::Take),
+        3 => (0usize..10, any::<bool>()).prop_map(|(n, told)| Step::Take(n, told)),
         3 => (any::<usize>(), 0usize..10).prop_map(|(which, n)| Step::Complete(which, n)),
         2 => Just(Step::Reap),
     ]
@@ -124,7 +124,7 @@ impl World {
         answer
     }
 
-    fn lend(&mut self, count: usize, sends: &[Send]) -> Result<(), TestCaseError> {
+    fn lend(&mut self, count: usize, sends: &[Send], urged: bool) -> Result<(), TestCaseError> {
         let mut lent: Vec<Frame> = Vec::new();
         for _ in 0..count.min(self.home.len()) {
             let seed = self.seed();
@@ -143,7 +143,16 @@ impl World {
             frames.push(frame.bytes(&self.umem).unwrap());
         }
         let elsewhere = [0xee; 5000];
-        for (send, seed) in sends.iter().zip(seeds) {
+        for (number, (send, seed)) in sends.iter().zip(seeds).enumerate() {
+            if urged && number == sends.len() / 2 {
+                // As the outlet does when there is no room left.
+                self.ledger.tx.publish();
+                for address in self.in_kernel.drain(..) {
+                    prop_assert!(self.completion.push(address));
+                }
+                self.completion.publish();
+                self.ledger.reap();
+            }
             let of = |place: usize| frames.get(place % frames.len().max(1));
             let packet = match *send {
                 Send::Lent(place) => of(place).map(|frame| &frame[FAR..FAR + LENGTH]),
@@ -165,7 +174,7 @@ impl World {
 
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
-            Step::Lend(count, sends) => self.lend(count, &sends)?,
+            Step::Lend(count, sends, urged) => self.lend(count, &sends, urged)?,
             Step::Elsewhere(lengths) => {
                 for length in lengths {
                     let seed = self.seed();
@@ -174,7 +183,7 @@ impl World {
                 }
                 self.ledger.tx.publish();
             }
-            Step::Take(count) => self.take(count)?,
+            Step::Take(count, told) => self.take(count, told)?,
             Step::Complete(which, count) => {
                 for _ in 0..count.min(self.in_kernel.len()) {
                     let which = which % self.in_kernel.len();
@@ -191,7 +200,7 @@ impl World {
     }
 
     /// The kernel sends: what was accepted, in its turn, as it was when it was accepted.
-    fn take(&mut self, count: usize) -> Result<(), TestCaseError> {
+    fn take(&mut self, count: usize, told: bool) -> Result<(), TestCaseError> {
         for _ in 0..count {
             let Some(descriptor) = self.tx.pop() else {
                 break;
@@ -208,7 +217,9 @@ impl World {
             let expected = self.expected.pop_front();
             prop_assert_eq!(sent.as_deref(), expected.as_deref());
         }
-        self.tx.release();
+        if told {
+            self.tx.release();
+        }
         Ok(())
     }
 
@@ -236,7 +247,7 @@ impl World {
 
     /// Everything comes home.
     fn end(mut self) -> Result<(), TestCaseError> {
-        self.take(CAPACITY as usize)?;
+        self.take(CAPACITY as usize, true)?;
         prop_assert!(self.expected.is_empty(), "accepted, and not sent");
         let all = self.in_kernel.len();
         self.step(Step::Complete(0, all))?;
@@ -270,7 +281,7 @@ proptest! {
 #[test]
 fn a_lent_packet_leaves_in_its_own_frame() {
     let mut world = World::new();
-    world.lend(3, &[0, 1, 2].map(Send::Lent)).unwrap();
+    world.lend(3, &[0, 1, 2].map(Send::Lent), false).unwrap();
     let counters = world.ledger.counters;
     assert_eq!((counters.forwarded, counters.copied), (3, 0));
     for place in 0..3 {
@@ -285,9 +296,23 @@ fn a_lent_packet_leaves_in_its_own_frame() {
 fn a_full_ring_costs_no_frame() {
     let mut world = World::new();
     let all: Vec<Send> = (0..12).map(Send::Lent).collect();
-    world.lend(12, &all).unwrap();
+    world.lend(12, &all, false).unwrap();
     assert_eq!(world.expected.len(), CAPACITY as usize);
     assert_eq!(world.home.len(), LENT as usize - CAPACITY as usize);
+    world.end().unwrap();
+}
+
+/// Frames come back while others wait, and the kernel has not said yet that it took them: those that
+/// wait find their place in the ring all the same.
+#[test]
+fn frames_that_come_back_early_cost_no_frame() {
+    let mut world = World::new();
+    let four: Vec<Send> = (0..4).map(Send::Lent).collect();
+    world.lend(4, &four, false).unwrap();
+    world.step(Step::Take(2, false)).unwrap();
+    let twelve: Vec<Send> = (0..12).map(Send::Lent).collect();
+    world.lend(12, &twelve, true).unwrap();
+    world.count().unwrap();
     world.end().unwrap();
 }
 
@@ -296,7 +321,7 @@ fn a_full_ring_costs_no_frame() {
 fn the_same_frame_twice_is_copied() {
     let mut world = World::new();
     let sends = [Send::Lent(0), Send::Lent(0), Send::Tail(0)];
-    world.lend(1, &sends).unwrap();
+    world.lend(1, &sends, false).unwrap();
     let counters = world.ledger.counters;
     assert_eq!((counters.forwarded, counters.copied), (1, 2));
     world.end().unwrap();

@@ -275,7 +275,8 @@ impl Inner<'_> {
     fn sizes(&self, sends: bool) -> RingSizes {
         let config = self.config;
         RingSizes {
-            fill: config.rx_frames,
+            // As outside.
+            fill: 2 * config.rx_frames,
             // The kernel asks for a completion ring also where nothing is sent.
             completion: if sends { config.tx_ring } else { LEAST_RING },
             rx: config.rx_ring,

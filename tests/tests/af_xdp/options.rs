@@ -2,6 +2,7 @@
 //! the TX rings.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -71,21 +72,29 @@ fn in_ring(rx: &XdpRx) -> u32 {
     rx.frames().rx_ring
 }
 
-/// In copy mode since Linux 6.14 the kernel does not know what a socket's calls are to poll: that is
-/// told, and no call is wasted.
-fn no_poll_is_made_for_nothing() -> TestResult {
-    let bed = Bed::new(1)?;
+/// A queue that is to be polled and has received one frame, and who sent it: by it neighbours are
+/// found, and old kernels learn whose queue it is.
+fn polling(bed: &Bed) -> Result<(XdpProgram, XdpRx, UdpSocket), Box<dyn Error>> {
     let config = XdpConfig {
         busy_poll: Some(BusyPoll::default()),
         ..bed.config(Mode::Native)
     };
-    let (_program, mut rx, _tx) = bed.open_one(&config)?;
+    let (program, mut rx, _tx) = bed.open_one(&config)?;
     let socket = bed.socket(FAMILIES[0].1)?;
-    let to = (FAMILIES[0].0, PORT);
-    socket.send_to(b"first", to)?;
+    socket.send_to(b"first", (FAMILIES[0].0, PORT))?;
     assert_eq!(receive(&mut rx, 1).len(), 1);
     let mode = rx.info().mode;
     assert!(mode.contains("busy poll (20 µs, 64 frames, "), "{mode}");
+    Ok((program, rx, socket))
+}
+
+/// In copy mode since Linux 6.14 the kernel does not know what a socket's calls are to poll: that is
+/// told, and no call is wasted.
+fn no_poll_is_made_for_nothing() -> TestResult {
+    let bed = Bed::new(1)?;
+    let (_program, mut rx, socket) = polling(&bed)?;
+    let to = (FAMILIES[0].0, PORT);
+    let mode = rx.info().mode;
     assert!(mode.contains("nothing to poll"), "{mode}");
     assert!(!rx.busy_poll());
     assert_eq!(statistic(&rx, "rx_busy_polls"), 0, "calls for nothing");
@@ -98,18 +107,9 @@ fn no_poll_is_made_for_nothing() -> TestResult {
 /// would have done.
 fn busy_polling_does_the_cards_work() -> TestResult {
     let bed = Bed::new(1)?;
-    let config = XdpConfig {
-        busy_poll: Some(BusyPoll::default()),
-        ..bed.config(Mode::Native)
-    };
-    let (_program, mut rx, _tx) = bed.open_one(&config)?;
-    let socket = bed.socket(FAMILIES[0].1)?;
+    let (_program, mut rx, socket) = polling(&bed)?;
     let to = (FAMILIES[0].0, PORT);
-    // The neighbours are found by this one, and old kernels learn whose queue it is.
-    socket.send_to(b"first", to)?;
-    assert_eq!(receive(&mut rx, 1).len(), 1);
     let mode = rx.info().mode;
-    assert!(mode.contains("busy poll (20 µs, 64 frames, "), "{mode}");
     assert!(mode.contains(", NAPI "), "{mode}");
     defer(&bed.near, NEAR)?;
     socket.send_to(b"second", to)?;
